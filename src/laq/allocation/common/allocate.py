@@ -1,0 +1,184 @@
+"""Spend a budget over all units of all weights at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import numpy as np
+import numpy.typing as npt
+
+from laq.allocation import ALLOCATORS
+from laq.core.budget import bytes_to_bpw
+from laq.core.curve import Curves, WeightCurves
+from laq.core.errors import BudgetError, RequestError
+from laq.core.formats import CANDIDATES
+from laq.core.packing import SectionSpec, section_specs
+from laq.core.plan import Plan, WeightPlan
+from laq.core.scheme import ScaleFormat, Scheme
+from laq.core.target import Unit
+
+FLOOR_LEVELS = 4
+"""Formats with fewer values are below the floor."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Units:
+    """Curves summed over what shares a decision.
+
+    losses : float64 [n_candidates, n_units]        costs : int64 [n_candidates, n_units], bytes
+    sizes : int64 [n_units], tiles in each unit
+    """
+
+    losses: npt.NDArray[np.float64]
+    costs: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+
+def allocate(
+    curves: Curves,
+    budget_bytes: int,
+    *,
+    unit: Unit = Unit.TILE,
+    allocator: str = "lagrange",
+    control: str | None = None,
+    floor: bool = True,
+    seed: int = 0,
+) -> Plan:
+    """Choose a format for every tile so that the archive stays within the budget.
+
+    Parameters
+    ----------
+    curves : Curves
+        Predicted losses and fixed bytes.
+    budget_bytes : int
+        Bytes of the whole archive folder.
+    unit : Unit
+        What shares one decision.
+    allocator : str
+        Method, see `laq methods`.
+    control : str, optional
+        "permuted": shuffle the losses between units first, to see what the signal is worth.
+    floor : bool
+        Give every tile two bits or more. Formats below leave errors that add up over rows and columns, which
+        the sum of tile losses does not see (bench/RESULTS.md): use them when selection data confirm it, or
+        when the budget leaves no choice.
+    seed : int
+        Seeds the shuffle.
+
+    Raises
+    ------
+    BudgetError
+        If the budget is below the smallest or above the original size; says the possible range.
+    """
+    smallest, largest = size_range(curves, unit=unit, floor=floor)
+    if not smallest <= budget_bytes <= largest:
+        raise _out_of_range(curves, budget_bytes, smallest, largest)
+    units = _units(curves, unit, floor=floor)
+    guide = units.losses if control is None else _permuted(units, control, seed)
+    left = budget_bytes - _fixed_bytes(curves, unit)
+    choice = ALLOCATORS.get(allocator)().choose(guide, units.costs, left)
+    index = np.arange(len(choice))
+    return Plan(
+        weights=tuple(_weight_plans(curves, unit, choice)),
+        column_permutations=curves.column_permutations,
+        unit=unit,
+        scale_format=curves.scale_format,
+        quantizer=curves.quantizer,
+        budget_bytes=budget_bytes,
+        size_bytes=_fixed_bytes(curves, unit) + int(units.costs[choice, index].sum()),
+        n_params=curves.n_params,
+        predicted_loss_nats=float(units.losses[choice, index].sum()),
+        source_hash=curves.source_hash,
+    )
+
+
+def size_range(curves: Curves, *, unit: Unit, floor: bool) -> tuple[int, int]:
+    """Return the smallest possible archive and the largest sensible budget, in bytes."""
+    units = _units(curves, unit, floor=floor)
+    cheapest = np.where(np.isfinite(units.losses), units.costs.astype(np.float64), np.inf).min(0)
+    return _fixed_bytes(curves, unit) + int(cheapest.sum()), curves.original_bytes
+
+
+def _out_of_range(curves: Curves, budget_bytes: int, smallest: int, largest: int) -> BudgetError:
+    def both(size_bytes: int) -> str:
+        return f"{size_bytes / 1e6:.2f} MB ({bytes_to_bpw(size_bytes, curves.n_params):.2f} bits per weight)"
+
+    if smallest > largest:
+        return BudgetError(
+            f"this network cannot get smaller: its smallest archive takes {both(smallest)}, the original {both(largest)}",
+            hint="it is too small for tiles, tables and tokenizer files to pay",
+        )
+    return BudgetError(
+        f"budget {both(budget_bytes)} is out of range: possible are {both(smallest)} to {both(largest)}, the original",
+        hint="choose a budget in between",
+    )
+
+
+def _units(curves: Curves, unit: Unit, *, floor: bool) -> _Units:
+    parts = [_weight_units(weight, curves.scale_format, unit) for weight in curves.weights]
+    joined = _Units(
+        losses=np.concatenate([part.losses for part in parts], 1),
+        costs=np.concatenate([part.costs for part in parts], 1),
+        sizes=np.concatenate([part.sizes for part in parts]),
+    )
+    if floor:
+        joined.losses[[candidate.n_levels < FLOOR_LEVELS for candidate in CANDIDATES]] = np.inf
+    return _summed(joined, joined.losses.shape[1]) if unit is Unit.NETWORK else joined
+
+
+def _weight_units(weight: WeightCurves, scale_format: ScaleFormat, unit: Unit) -> _Units:
+    tile_bytes = [Scheme(c, weight.grid.group_size, scale_format).tile_bytes for c in CANDIDATES]
+    losses = np.asarray(weight.loss_nats, np.float64).reshape(len(CANDIDATES), -1)
+    n = losses.shape[1]
+    tiles = _Units(
+        losses=losses,
+        costs=np.repeat(np.array(tile_bytes, np.int64)[:, None], n, 1),
+        sizes=np.ones(n, np.int64),
+    )
+    if unit is Unit.TILE:
+        return tiles
+    return _summed(tiles, weight.grid.n_groups if unit is Unit.ROW else n)
+
+
+def _summed(units: _Units, length: int) -> _Units:
+    """Add up runs of `length` units."""
+    shape = (len(CANDIDATES), -1, length)
+    return _Units(
+        units.losses.reshape(shape).sum(2), units.costs.reshape(shape).sum(2), units.sizes.reshape(-1, length).sum(1)
+    )
+
+
+def _permuted(units: _Units, control: str, seed: int) -> npt.NDArray[np.float64]:
+    """Losses per tile, dealt out to other units."""
+    if control != "permuted":
+        raise RequestError(f"unknown control {control!r}", hint="the only control is: permuted")
+    order = np.random.default_rng(seed).permutation(len(units.sizes))
+    return (units.losses / units.sizes)[:, order] * units.sizes
+
+
+def _fixed_bytes(curves: Curves, unit: Unit) -> int:
+    """Everything that does not depend on the choices: what curves counted, and each weight's tables."""
+    return curves.fixed_bytes + sum(
+        spec.size_bytes for weight in curves.weights for spec in _fixed_specs(weight, curves.scale_format, unit)
+    )
+
+
+def _fixed_specs(weight: WeightCurves, scale_format: ScaleFormat, unit: Unit) -> list[SectionSpec]:
+    nothing = np.zeros((weight.grid.n_row_blocks, weight.grid.n_groups), np.uint8)
+    has_rows = unit.sorts_rows and weight.row_permutation is not None
+    return section_specs(weight.grid, scale_format, nothing, has_row_permutation=has_rows)
+
+
+def _weight_plans(curves: Curves, unit: Unit, choice: npt.NDArray[np.int64]) -> list[WeightPlan]:
+    plans, start = [], 0
+    for weight in curves.weights:
+        grid = weight.grid
+        shape = (grid.n_row_blocks, grid.n_groups)
+        n = {Unit.TILE: grid.n_tiles, Unit.ROW: grid.n_row_blocks, Unit.TENSOR: 1, Unit.NETWORK: 0}[unit]
+        mine = choice[start : start + n] if n else choice
+        start += n
+        spread = np.broadcast_to(mine.reshape(shape if unit is Unit.TILE else (-1, 1)), shape)
+        rows = weight.row_permutation if unit.sorts_rows else None
+        plans.append(
+            WeightPlan(weight.name, grid, np.ascontiguousarray(spread, dtype=np.uint8), rows, weight.column_order)
+        )
+    return plans

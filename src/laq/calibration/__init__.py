@@ -1,0 +1,1 @@
+"""What the network sees: tokens in three disjoint splits, and the statistics they leave."""

@@ -1,0 +1,277 @@
+"""One forward and one backward pass over the calibration tokens, block by block with recomputation.
+
+H = E[x x'] of every distinct linear input; G = E[g^2] of every output by true Fisher: labels are sampled from
+the network's own distribution. Only the inputs of blocks (on disk) and one block's activations are held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import torch
+from torch import nn
+
+from laq.calibration.moments import Collector
+from laq.calibration.spool import Spool
+from laq.core.errors import CalibrationError, DataError
+from laq.core.progress import track
+from laq.core.stats import Stats, Use
+from laq.networks.module import Batch, Network, WeightRef, run_logits
+
+SLICE_TOKENS = 64
+"""Tokens whose class probabilities are squared at a time: bounds the temporary for large vocabularies."""
+
+
+def calibrate(network: Network, batches: Sequence[Batch], *, seed: int = 0) -> Stats:
+    """Collect the statistics of all quantizable weights.
+
+    Parameters
+    ----------
+    network : Network
+        Run in evaluation mode; left as it was.
+    batches : sequence of Batch
+        Calibration data.
+    seed : int
+        Seeds the sampled labels.
+
+    Raises
+    ------
+    DataError
+        If there are no batches.
+    CalibrationError
+        If a weight is never used or the network's output is not finite.
+    """
+    if not batches:
+        raise DataError("no calibration data", hint="pass a text file with --data")
+    pass_ = _Pass(network, batches, torch.Generator().manual_seed(seed), Collector(Spool()))
+    with _frozen(network.module), torch.enable_grad():
+        if network.blocks:
+            pass_.blockwise()
+        else:
+            pass_.whole()
+    return _stats(network, pass_.collector, hash_batches(batches))
+
+
+def hash_batches(batches: Sequence[Batch]) -> str:
+    """Return sha256 over the tensors of all batches."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for value in batch.values() if isinstance(batch, Mapping) else batch:
+            if isinstance(value, torch.Tensor):
+                digest.update(value.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients of parameters; both are put back."""
+    was_training = {name: child.training for name, child in module.named_modules()}
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.eval()
+    for parameter in wanted:
+        parameter.requires_grad = False
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad = True
+        for name, child in module.named_modules():
+            child.training = was_training[name]
+
+
+@contextmanager
+def _hooks(*hooks: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _ReachedFirstBlock(Exception):  # noqa: N818 - not an error: it ends a forward pass early
+    """Carries the first block's input out of a forward pass."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+@dataclass(slots=True)
+class _BlockCall:
+    """What a block was called with besides its first argument."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One run over the calibration data."""
+
+    network: Network
+    batches: Sequence[Batch]
+    generator: torch.Generator
+    collector: Collector
+    calls: dict[tuple[int, int], _BlockCall] = field(default_factory=dict)
+
+    def whole(self) -> None:
+        """Forward and backward through the whole network at once, for those without a list of blocks."""
+        with _hooks(*self._install(lambda _: True)):
+            for batch in track(self.batches, label="calibrating", total=len(self.batches)):
+                logits = run_logits(self.network.module, batch)
+                logits.backward(self._sampled_gradient(logits))
+                self.collector.seen.clear()
+        self.collector.finish()
+
+    def blockwise(self) -> None:
+        """Forward once, then backward block by block, then through the embedding."""
+        blocks = list(self.network.module.get_submodule(self.network.blocks).children())
+        n = len(self.batches)
+        for index in track(range(n), label="calibrating: forward", total=n):
+            self._forward(index, blocks)
+        self.collector.finish()
+        steps = product(reversed(range(len(blocks))), range(n))
+        for block, index in track(steps, label="calibrating: backward", total=len(blocks) * n):
+            self._backward(block, blocks[block], index)
+            if index == n - 1:
+                self.collector.finish()
+        for index in range(n):
+            self._backward_embedding(index, blocks[0])
+        self.collector.finish()
+
+    def _forward(self, index: int, blocks: list[nn.Module]) -> None:
+        """Run all of the network; gradients start at the last block's output."""
+        last: list[torch.Tensor] = []
+
+        def cut(module: nn.Module, args: Any, output: Any) -> Any:
+            del module, args
+            hidden = output if isinstance(output, torch.Tensor) else output[0]
+            last.append(hidden.detach().requires_grad_())
+            return last[0] if isinstance(output, torch.Tensor) else (last[0], *output[1:])
+
+        hooks = [block.register_forward_pre_hook(self._keep(i, index), with_kwargs=True) for i, block in enumerate(blocks)]
+        hooks.append(blocks[-1].register_forward_hook(cut))
+        outputs: list[torch.Tensor] = []
+        head = self._head()
+        if head is not None:
+            hooks.append(head[1].register_forward_hook(self.collector.linear_hook(head[0].name, with_rows=False)))
+            hooks.append(head[1].register_forward_hook(lambda module, args, output: outputs.append(output)))
+        outside = self._install(lambda path: not self._in_blocks(path) and (head is None or path != head[2]))
+        with _hooks(*hooks, *outside):
+            logits = run_logits(self.network.module, self.batches[index])
+            gradient = self._sampled_gradient(logits, head=head[0] if head else None, head_output=outputs)
+            logits.backward(gradient)
+        assert last[0].grad is not None
+        self.collector.spool.put(f"gradient-{index}", last[0].grad)
+        self.collector.seen.clear()
+
+    def _keep(self, block: int, index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            del module
+            hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
+            self.collector.spool.put(f"input-{block}-{index}", hidden)
+            others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            self.calls[block, index] = _BlockCall(rest, others)
+
+        return hook
+
+    def _backward(self, block: int, module: nn.Module, index: int) -> None:
+        spool, call = self.collector.spool, self.calls.pop((block, index))
+        hidden = spool.get(f"input-{block}-{index}").requires_grad_()
+        prefix = f"{self.network.blocks}.{block}."
+        with _hooks(*self._install(lambda path: path.startswith(prefix))):
+            output = module(hidden, *call.args, **call.kwargs)
+            output = output if isinstance(output, torch.Tensor) else output[0]
+            output.backward(spool.get(f"gradient-{index}"))
+        assert hidden.grad is not None
+        spool.drop(f"input-{block}-{index}")
+        spool.put(f"gradient-{index}", hidden.grad)
+        self.collector.seen.clear()
+
+    def _backward_embedding(self, index: int, first: nn.Module) -> None:
+        """Carry the gradient of the first block's input back to what the embeddings returned."""
+
+        def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            del module
+            raise _ReachedFirstBlock(args[0] if args else kwargs["hidden_states"])
+
+        hooks = [first.register_forward_pre_hook(stop, with_kwargs=True)]
+        for weight in self.network.weights:
+            for path in weight.modules:
+                child = self.network.module.get_submodule(path)
+                if isinstance(child, nn.Embedding) and not self._in_blocks(path):
+                    hooks.append(child.register_forward_hook(self.collector.embedding_hook(weight.name)))
+        with _hooks(*hooks):
+            try:
+                run_logits(self.network.module, self.batches[index])
+            except _ReachedFirstBlock as reached:
+                if reached.hidden.requires_grad:
+                    reached.hidden.backward(self.collector.spool.get(f"gradient-{index}"))
+
+    def _in_blocks(self, path: str) -> bool:
+        return path.startswith(f"{self.network.blocks}.")
+
+    def _install(self, wanted: Callable[[str], bool]) -> list[torch.utils.hooks.RemovableHandle]:
+        """Hook the linears, and without blocks the embeddings, whose path is wanted."""
+        handles = []
+        for weight in self.network.weights:
+            for path in filter(wanted, weight.modules):
+                child = self.network.module.get_submodule(path)
+                if isinstance(child, nn.Linear):
+                    handles.append(child.register_forward_hook(self.collector.linear_hook(weight.name)))
+                elif not self.network.blocks:
+                    handles.append(child.register_forward_hook(self.collector.embedding_hook(weight.name)))
+        return handles
+
+    def _head(self) -> tuple[WeightRef, nn.Module, str] | None:
+        """Return the weight, module and path of the output head, if the module names one."""
+        getter = getattr(self.network.module, "get_output_embeddings", None)
+        module = getter() if getter is not None else None
+        for weight in self.network.weights:
+            for path in weight.modules:
+                if module is not None and self.network.module.get_submodule(path) is module:
+                    return weight, module, path
+        return None
+
+    def _sampled_gradient(
+        self, logits: torch.Tensor, *, head: WeightRef | None = None, head_output: Sequence[torch.Tensor] = ()
+    ) -> torch.Tensor:
+        """Return the gradient of -log p(label), summed over tokens, labels sampled from p.
+
+        The squared gradient of the head's own output has a closed mean, p (1 - p), used instead of a sample.
+        """
+        probabilities = logits.detach().float().flatten(0, -2).softmax(-1)
+        if not bool(torch.isfinite(probabilities).all()):
+            raise CalibrationError(f"{self.network.source}: the network's output is not finite on calibration data")
+        self.collector.n_tokens += len(probabilities)
+        if head is not None:
+            if any(output.data_ptr() == logits.data_ptr() for output in head_output):
+                for part in probabilities.split(SLICE_TOKENS):
+                    self.collector.add_rows(head.name, part * (1 - part))
+            else:
+                head_output[0].register_hook(lambda g: self.collector.add_rows(head.name, g.float().flatten(0, -2) ** 2))
+        labels = torch.multinomial(probabilities, 1, generator=self.generator)
+        probabilities.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float32))
+        return probabilities.view(logits.shape).to(logits.dtype)
+
+
+def _stats(network: Network, collector: Collector, data_hash: str) -> Stats:
+    uses = {weight.name: _uses(weight.name, collector) for weight in network.weights}
+    unused = [name for name, found in uses.items() if not found]
+    if unused:
+        raise CalibrationError(
+            f"calibration never used {', '.join(unused[:8])}" + (" and others" if len(unused) > 8 else ""),
+            hint="give data that reaches every part of the network, or leave these weights alone with --keep",
+        )
+    return Stats(collector.moments, uses, collector.n_tokens, data_hash)
+
+
+def _uses(name: str, collector: Collector) -> tuple[Use, ...]:
+    pairs = [(collector.input_keys.get(name, ""), f"{name}:rows"), (f"{name}:gradient", f"{name}:frequency")]
+    found = [Use(*pair) for pair in pairs if pair[0] in collector.moments and pair[1] in collector.moments]
+    return tuple(found)

@@ -1,0 +1,219 @@
+"""Tokens in three disjoint splits: calibration, selection, test."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from laq.core.errors import DataError
+from laq.core.progress import track
+from laq.networks.module import Batch, Network, run_logits
+
+SEQUENCE_TOKENS = 512
+CALIBRATION_TOKENS = 8192
+SELECTION_TOKENS = 2048
+TEST_TOKENS = 2560
+SHARES = (0.6, 0.2, 0.2)
+"""Parts of the text that calibration, selection and test sequences are taken from, in this order."""
+
+SELF_PROMPT_TOKENS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Three disjoint lists of batches, and where they came from."""
+
+    calibration: tuple[Batch, ...]
+    selection: tuple[Batch, ...]
+    test: tuple[Batch, ...]
+    source: str
+
+
+def text_splits(network: Network, data: str | Path | None, *, n_tokens: int = CALIBRATION_TOKENS, seed: int = 0) -> Splits:
+    """Return splits for a language model.
+
+    Parameters
+    ----------
+    network : Network
+        Its tokenizer turns text into tokens.
+    data : str, Path or None
+        A text file, a folder of text files, token ids (.npy, .safetensors), "self" for text sampled from the
+        model, or None for the English prose in the standard library's `pydoc_data.topics`.
+    n_tokens : int
+        Calibration tokens; selection and test take about a quarter of it more each.
+    seed : int
+        Seeds the sampling of "self".
+
+    Raises
+    ------
+    DataError
+        If the data are missing, unreadable or too short; says how many tokens are needed.
+    """
+    length = sequence_length(network)
+    wanted = (n_tokens, min(n_tokens, SELECTION_TOKENS), min(n_tokens, TEST_TOKENS))
+    if str(data) == "self":
+        ids = sample_self(network, sum(-(-n // length) for n in wanted), length, seed=seed)
+        source = f"sampled from the model, seed {seed}"
+    else:
+        ids = read_tokens(network, data)
+        source = "pydoc_data.topics" if data is None else str(data)
+    return split_tokens(ids, wanted, length=length, source=source)
+
+
+def split_tokens(ids: npt.NDArray[np.int64], wanted: tuple[int, int, int], *, length: int, source: str) -> Splits:
+    """Cut token ids [n] into sequences of each split's own part of the text.
+
+    Raises
+    ------
+    DataError
+        If a part is shorter than one sequence.
+    """
+    n_sequences = [max(1, n // length) for n in wanted]
+    available = len(ids) // length
+    needed = sum(n_sequences)
+    if available < needed:
+        n_sequences = [max(1, int(available * n / needed)) for n in n_sequences]
+    if available < 3:
+        raise DataError(
+            f"{source}: {len(ids)} tokens; three disjoint splits need at least {3 * length}, "
+            f"and {needed * length} are wanted",
+            hint="give a longer text with --data, or leave --data away for the built-in text",
+        )
+    parts, start = [], 0
+    ends = np.cumsum([max(int(available * share), n) for share, n in zip(SHARES, n_sequences, strict=True)])
+    ends = np.minimum(ends, available - np.array([n_sequences[1] + n_sequences[2], n_sequences[2], 0]))
+    for n, end in zip(n_sequences, ends.tolist(), strict=True):
+        parts.append(_evenly(ids[start * length : end * length], n, length))
+        start = end
+    return Splits(parts[0], parts[1], parts[2], source)
+
+
+def _evenly(ids: npt.NDArray[np.int64], n: int, length: int) -> tuple[Batch, ...]:
+    """Take `n` sequences spread evenly over a part of the text."""
+    starts = np.linspace(0, len(ids) // length - n, n).astype(int) + np.arange(n) if n > 1 else np.zeros(1, int)
+    starts = np.minimum(starts, len(ids) // length - 1)
+    return tuple(token_batch(torch.from_numpy(ids[s * length : (s + 1) * length].copy())) for s in starts)
+
+
+def token_batch(ids: torch.Tensor) -> Batch:
+    """Return the batch of one sequence of token ids [n]."""
+    return {"input_ids": ids[None].long(), "use_cache": False}
+
+
+def sequence_length(network: Network) -> int:
+    """Return the length of a sequence: 512, or less for a short context."""
+    config = getattr(network.module, "config", None)
+    return min(SEQUENCE_TOKENS, int(getattr(config, "max_position_embeddings", None) or SEQUENCE_TOKENS))
+
+
+def read_tokens(network: Network, data: str | Path | None) -> npt.NDArray[np.int64]:
+    """Return token ids [n] from any supported source; checked against the vocabulary."""
+    path = None if data is None else Path(data)
+    if path is not None and not path.exists():
+        raise DataError(f"{path}: no such file or folder", hint="give a text file, a folder, .npy or .safetensors")
+    if path is not None and path.suffix in (".npy", ".safetensors"):
+        ids = _read_ids(path)
+    else:
+        ids = _tokenize(network, builtin_text() if path is None else _read_text(path))
+    vocabulary = _vocabulary_size(network)
+    if len(ids) and vocabulary and (int(ids.min()) < 0 or int(ids.max()) >= vocabulary):
+        raise DataError(
+            f"{data or 'built-in text'}: token ids from {ids.min()} to {ids.max()}, the vocabulary has {vocabulary}",
+            hint="tokenize with this model's tokenizer",
+        )
+    return ids
+
+
+def builtin_text() -> str:
+    """Return the prose of the standard library's help topics, in a fixed shuffled order."""
+    try:
+        topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+    except ImportError as error:
+        raise DataError("this Python has no pydoc_data.topics", hint="give a text file with --data") from error
+    names = sorted(topics)
+    random.Random(0).shuffle(names)  # noqa: S311 - neighbours in the alphabet are alike; no secret
+    return "\n\n".join(topics[name] for name in names)
+
+
+def _read_text(path: Path) -> str:
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    texts = []
+    for file in files:
+        try:
+            texts.append(file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: not UTF-8 text ({error.reason})", hint="give plain text files") from error
+    return "\n\n".join(texts)
+
+
+def _tokenize(network: Network, text: str) -> npt.NDArray[np.int64]:
+    if network.tokenizer is None:
+        raise DataError(
+            f"{network.source}: has no tokenizer, so text cannot be used",
+            hint="give token ids with --data tokens.npy, or --data self",
+        )
+    return np.asarray(network.tokenizer(text, verbose=False)["input_ids"], np.int64)
+
+
+def _read_ids(path: Path) -> npt.NDArray[np.int64]:
+    try:
+        ids = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _first_safetensor(path)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error})", hint="save integers with numpy.save") from error
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise DataError(f"{path}: holds {ids.dtype}, expected integer token ids")
+    return ids.reshape(-1).astype(np.int64)
+
+
+def _first_safetensor(path: Path) -> npt.NDArray[Any]:
+    from laq.io.safetensors import open_tensors
+
+    tensors = open_tensors(path)
+    name = "input_ids" if "input_ids" in tensors else next(iter(tensors), None)
+    if name is None:
+        raise DataError(f"{path}: holds no tensor", hint="store token ids as `input_ids`")
+    return tensors[name].array()
+
+
+def _vocabulary_size(network: Network) -> int:
+    getter = getattr(network.module, "get_input_embeddings", None)
+    return int(getter().weight.shape[0]) if getter is not None else 0
+
+
+def sample_self(network: Network, n_sequences: int, length: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Return sequences sampled from the model at temperature 1, all drawn side by side; [n_sequences * length]."""
+    generator = torch.Generator().manual_seed(seed)
+    config = getattr(network.module, "config", None)
+    first = getattr(config, "bos_token_id", None)
+    vocabulary = _vocabulary_size(network)
+    shape = (n_sequences, SELF_PROMPT_TOKENS)
+    ids = torch.full(shape, first) if first is not None else torch.randint(vocabulary, shape, generator=generator)
+    cache: Any = None
+    with torch.no_grad():
+        for _ in track(range(length - 1), label="sampling text from the model", total=length - 1):
+            output = network.module(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            probabilities = output.logits[:, -1].float().softmax(-1)
+            ids = torch.cat([ids, torch.multinomial(probabilities, 1, generator=generator)], 1)
+    return ids.flatten().numpy()
+
+
+def evaluation_batches(network: Network, data: str | Path | None, *, n_tokens: int | None = None) -> tuple[Batch, ...]:
+    """Return all sequences of a file, or the first `n_tokens` of it; the test split if there is no file."""
+    if data is None:
+        return text_splits(network, None).test
+    ids, length = read_tokens(network, data), sequence_length(network)
+    n = min(len(ids), n_tokens or len(ids)) // length
+    if n == 0:
+        raise DataError(f"{data}: {len(ids)} tokens, at least {length} are needed", hint="give a longer text")
+    return tuple(token_batch(torch.from_numpy(ids[i * length : (i + 1) * length].copy())) for i in range(n))
+
+
+__all__ = ["Splits", "builtin_text", "evaluation_batches", "run_logits", "sample_self", "split_tokens", "text_splits"]

@@ -1,0 +1,138 @@
+"""Running sums of second and fourth moments, filled by hooks on the modules that are at work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from laq.calibration.spool import Spool
+from laq.core.errors import CalibrationError
+from laq.core.stats import Moments
+
+SLICE_ROWS = 2048
+"""Rows of a second-moment matrix updated at a time: bounds the float32 temporary."""
+
+
+@dataclass(slots=True)
+class MomentSum:
+    """float64 totals of v v' (or v^2) and v^4 over samples.
+
+    Parameters
+    ----------
+    second : float64 [size, size] or [size]
+        Total of outer products or squares.
+    fourth : float64 [size]
+        Total of fourth powers.
+    n_samples : int
+        Samples added.
+    """
+
+    second: npt.NDArray[np.float64]
+    fourth: npt.NDArray[np.float64]
+    n_samples: int = 0
+
+    @staticmethod
+    def of_vectors(size: int) -> MomentSum:
+        """Return an empty sum of outer products."""
+        return MomentSum(np.zeros((size, size)), np.zeros(size))
+
+    @staticmethod
+    def of_squares(size: int) -> MomentSum:
+        """Return an empty sum of squares."""
+        return MomentSum(np.zeros(size), np.zeros(size))
+
+    def add_vectors(self, vectors: torch.Tensor) -> None:
+        """Add vectors, float32 [n, size]."""
+        for start in range(0, vectors.shape[1], SLICE_ROWS):
+            product = vectors[:, start : start + SLICE_ROWS].T @ vectors
+            self.second[start : start + SLICE_ROWS] += product.numpy()
+        self.fourth += vectors.square().square_().sum(0).numpy()
+        self.n_samples += len(vectors)
+
+    def add_squares(self, squares: torch.Tensor) -> None:
+        """Add squared values, float32 [n, size]."""
+        self.second += squares.sum(0).numpy()
+        self.fourth += squares.square().sum(0).numpy()
+        self.n_samples += len(squares)
+
+
+@dataclass(slots=True)
+class Collector:
+    """Sums of the modules hooked now, and the moments of those that are done.
+
+    Keys are `NAME:input` (H of a linear), `NAME:rows` (G of a linear), `NAME:gradient` (what multiplies an
+    embedding row's error) and `NAME:frequency` (how often a row is looked up).
+    """
+
+    spool: Spool
+    n_tokens: int = 0
+    moments: dict[str, Moments] = field(default_factory=dict)
+    input_keys: dict[str, str] = field(default_factory=dict)
+    sums: dict[str, MomentSum] = field(default_factory=dict)
+    seen: list[tuple[torch.Tensor, str]] = field(default_factory=list)
+
+    def linear_hook(self, name: str, *, with_rows: bool = True) -> Callable[..., torch.Tensor]:
+        """Return a forward hook that adds the input to H and, `with_rows`, the output's gradient to G."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+            del module
+            self._add_input(name, args[0])
+            if not output.requires_grad:
+                output = output.detach().requires_grad_()
+            if with_rows:
+                output.register_hook(lambda gradient: self.add_rows(name, squares(gradient)))
+            return output
+
+        return hook
+
+    def embedding_hook(self, name: str) -> Callable[..., torch.Tensor]:
+        """Return a forward hook that counts rows and adds the output's gradient."""
+
+        def hook(module: nn.Embedding, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+            counts = torch.bincount(args[0].flatten(), minlength=module.num_embeddings).double().numpy()
+            total = self.sums.setdefault(f"{name}:frequency", MomentSum.of_squares(len(counts)))
+            total.second += counts
+            total.fourth += counts
+            output = output.detach().requires_grad_()
+            output.register_hook(lambda gradient: self._add_vectors(f"{name}:gradient", gradient))
+            return output
+
+        return hook
+
+    def add_rows(self, name: str, values: torch.Tensor) -> None:
+        """Add squared gradients of the outputs of a linear, float32 [n, n_rows]."""
+        self.sums.setdefault(f"{name}:rows", MomentSum.of_squares(values.shape[1])).add_squares(values)
+
+    def _add_input(self, name: str, tensor: torch.Tensor) -> None:
+        """Siblings receive the same tensor object: the first one's name stands for all."""
+        key = next((key for held, key in self.seen if held is tensor), f"{name}:input")
+        if self.input_keys.setdefault(name, key) != key:
+            raise CalibrationError(f"{name}: shares its input with other weights in some batches only")
+        if key == f"{name}:input":
+            self._add_vectors(key, tensor)
+            self.seen.append((tensor, key))
+
+    def _add_vectors(self, key: str, tensor: torch.Tensor) -> None:
+        vectors = tensor.detach().float().flatten(0, -2)
+        self.sums.setdefault(key, MomentSum.of_vectors(vectors.shape[1])).add_vectors(vectors)
+
+    def finish(self) -> None:
+        """Turn the sums into moments on disk; rows and frequencies are means per token of the network."""
+        for key, total in self.sums.items():
+            per_token = key.endswith((":rows", ":frequency"))
+            n = max(self.n_tokens if per_token else total.n_samples, 1)
+            second = self.spool.park_array(f"moments-{len(self.moments)}", total.second, 1 / n)
+            self.moments[key] = Moments(second, (total.fourth / n).astype(np.float32), n)
+        self.sums.clear()
+        self.seen.clear()
+
+
+def squares(gradient: torch.Tensor) -> torch.Tensor:
+    """Return squared values as float32 [n, size]."""
+    return gradient.detach().float().flatten(0, -2).square()

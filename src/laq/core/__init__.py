@@ -1,0 +1,1 @@
+"""The values everything speaks in: numpy only, no torch."""

@@ -1,0 +1,218 @@
+"""A quantized matrix as bytes: the sections of docs/FORMAT.md and their sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from laq.core.errors import FormatError
+from laq.core.formats import CANDIDATES
+from laq.core.groups import TILE_ROWS, TileGrid
+from laq.core.permutation import IndexArray, index_dtype, is_permutation
+from laq.core.scheme import ScaleFormat
+
+BRICK_COLUMNS = 32
+LINE_BYTES = 64
+CODE_BITS = np.array([candidate.code_bits for candidate in CANDIDATES], np.uint8)
+"""Field width of every candidate format, indexed by choice."""
+
+LOG_SCALE_BIAS = 128
+"""Stored log scale = steps above the row block's base + this bias, one byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTensor:
+    """The stored sections of one matrix; see docs/FORMAT.md for the reason of each rule.
+
+    Parameters
+    ----------
+    grid : TileGrid
+        Shape and group size.
+    scale_format : ScaleFormat
+        How `scales` are stored.
+    payload : uint8 [payload_bytes]
+        Tiles of each row block by falling width, then by column group; absent tiles left out.
+    bits : uint8 [n_stored]
+        Width of every stored tile.
+    groups : uint16 [n_stored]
+        Column group of every stored tile.
+    scales : uint8 [n_stored, 16] for LOG8, float16 [n_stored, 16] for FLOAT16
+        Scale of each row of each stored tile.
+    scale_base : float16 [n_row_blocks], or None
+        Power of two that log scales count from.
+    zero_points : uint8 [sum of 2 * bits]
+        16 zero points a tile, each as wide as the tile's codes, little-endian bit order.
+    row_offsets : uint64 [n_row_blocks]
+        Byte of the payload where each row block starts.
+    row_permutation, column_permutation : uint16 or uint32, or None
+        Source index of each stored row and column; None if they keep their order.
+    """
+
+    grid: TileGrid
+    scale_format: ScaleFormat
+    payload: npt.NDArray[np.uint8]
+    bits: npt.NDArray[np.uint8]
+    groups: npt.NDArray[np.uint16]
+    scales: npt.NDArray[np.uint8] | npt.NDArray[np.float16]
+    scale_base: npt.NDArray[np.float16] | None
+    zero_points: npt.NDArray[np.uint8]
+    row_offsets: npt.NDArray[np.uint64]
+    row_permutation: IndexArray | None
+    column_permutation: IndexArray | None
+
+    def sections(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the stored arrays by section name, in file order."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
+        return {name: array for name, array in named.items() if array is not None}
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all sections."""
+        return sum(int(array.nbytes) for array in self.sections().values())
+
+
+@dataclass(frozen=True, slots=True)
+class SectionSpec:
+    """Name, dtype and shape of a stored section, known before its data are."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the section."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def section_specs(
+    grid: TileGrid, scale_format: ScaleFormat, choices: npt.NDArray[np.uint8], *, has_row_permutation: bool
+) -> list[SectionSpec]:
+    """Return what packing will store for these choices, except the column permutation (shared).
+
+    Parameters
+    ----------
+    grid : TileGrid
+        Shape and group size.
+    scale_format : ScaleFormat
+        How scales are stored.
+    choices : uint8 [n_row_blocks, n_groups]
+        Candidate format of every tile.
+    has_row_permutation : bool
+        Whether rows are sorted.
+    """
+    bits = CODE_BITS[choices].astype(np.int64)
+    n_stored = int((bits > 0).sum())
+    total_bits = int(bits.sum())
+    log = scale_format is ScaleFormat.LOG8
+    scale_dtype = np.dtype(np.uint8) if log else np.dtype(np.float16)
+    specs = [
+        SectionSpec("payload", np.dtype(np.uint8), (total_bits * grid.tile_elements // 8,)),
+        SectionSpec("bits", np.dtype(np.uint8), (n_stored,)),
+        SectionSpec("groups", np.dtype(np.uint16), (n_stored,)),
+        SectionSpec("scales", scale_dtype, (n_stored, TILE_ROWS)),
+        SectionSpec("zero_points", np.dtype(np.uint8), (total_bits * TILE_ROWS // 8,)),
+        SectionSpec("row_offsets", np.dtype(np.uint64), (grid.n_row_blocks,)),
+    ]
+    if log:
+        specs.append(SectionSpec("scale_base", np.dtype(np.float16), (grid.n_row_blocks,)))
+    if has_row_permutation:
+        specs.append(SectionSpec("row_permutation", index_dtype(grid.n_rows), (grid.n_rows,)))
+    return specs
+
+
+def tile_offsets(bits: npt.NDArray[np.uint8], grid: TileGrid) -> npt.NDArray[np.int64]:
+    """Return the payload byte where each stored tile starts, and the end as a last element.
+
+    bits : uint8 [n_stored]        Returns int64 [n_stored + 1]
+    """
+    sizes = bits.astype(np.int64) * (grid.tile_elements // 8)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+
+
+def tile_row_blocks(packed: PackedTensor) -> npt.NDArray[np.int64]:
+    """Return the row block of every stored tile, from where its bytes lie; int64 [n_stored]."""
+    starts = tile_offsets(packed.bits, packed.grid)[:-1]
+    return np.searchsorted(packed.row_offsets.astype(np.int64), starts, side="right") - 1
+
+
+def check_packed(packed: PackedTensor, *, name: str) -> None:
+    """Check everything that a kernel will rely on.
+
+    Parameters
+    ----------
+    packed : PackedTensor
+        Sections as read from a file.
+    name : str
+        Named in the error.
+
+    Raises
+    ------
+    FormatError
+        If a width, group index, offset, size or permutation is out of range.
+    """
+    problems = [*_tile_problems(packed), *_permutation_problems(packed)]
+    if problems:
+        raise FormatError(
+            f"{name}: {'; '.join(problems)}",
+            hint="the archive is damaged: copy or quantize it again; `laq verify` checks it",
+        )
+
+
+def _tile_problems(packed: PackedTensor) -> list[str]:
+    grid, n_stored = packed.grid, len(packed.bits)
+    if n_stored and not np.isin(packed.bits, CODE_BITS[1:]).all():
+        return ["tile width outside of 1, 2, 3, 4, 5, 6, 8 bits"]
+    problems = []
+    end = int(tile_offsets(packed.bits, grid)[-1])
+    if len(packed.payload) != end:
+        problems.append(f"payload has {len(packed.payload)} bytes, its tile table says {end}")
+    if packed.groups.shape != (n_stored,) or (n_stored and int(packed.groups.max()) >= grid.n_groups):
+        problems.append(f"column group index beyond the {grid.n_groups} groups")
+    if packed.scales.shape != (n_stored, TILE_ROWS):
+        problems.append(f"scales have shape {packed.scales.shape}, expected {(n_stored, TILE_ROWS)}")
+    n_zero_bytes = int(packed.bits.astype(np.int64).sum()) * TILE_ROWS // 8
+    if len(packed.zero_points) != n_zero_bytes:
+        problems.append(f"zero points have {len(packed.zero_points)} bytes, expected {n_zero_bytes}")
+    if not problems:
+        problems += _row_block_problems(packed)
+    return problems
+
+
+def _row_block_problems(packed: PackedTensor) -> list[str]:
+    grid = packed.grid
+    offsets = packed.row_offsets.astype(np.int64)
+    boundaries = tile_offsets(packed.bits, grid)
+    if offsets.shape != (grid.n_row_blocks,) or offsets[0] != 0 or not np.isin(offsets, boundaries).all():
+        return ["row block offsets do not fall on tiles"]
+    if (np.diff(offsets) < 0).any():
+        return ["row block offsets fall"]
+    blocks = tile_row_blocks(packed)
+    keys = blocks * grid.n_groups + packed.groups
+    if len(np.unique(keys)) != len(keys):
+        return ["a tile is stored twice"]
+    base = packed.scale_base
+    if base is not None and (base.shape != (grid.n_row_blocks,) or not _is_power_of_two(base).all()):
+        return ["scale base is not a positive power of two for each row block"]
+    if packed.scale_format is ScaleFormat.FLOAT16 and not np.isfinite(packed.scales).all():
+        return ["scales are not finite"]
+    return []
+
+
+def _is_power_of_two(values: npt.NDArray[np.float16]) -> npt.NDArray[np.bool_]:
+    mantissa, _ = np.frexp(values.astype(np.float32))
+    return np.isfinite(values) & (mantissa == np.float32(0.5))
+
+
+def _permutation_problems(packed: PackedTensor) -> list[str]:
+    problems = []
+    for axis, permutation, n in (
+        ("row", packed.row_permutation, packed.grid.n_rows),
+        ("column", packed.column_permutation, packed.grid.n_columns),
+    ):
+        if permutation is not None and (len(permutation) != n or not is_permutation(permutation)):
+            problems.append(f"{axis} permutation does not hold each of {n} indices once")
+    return problems

@@ -1,0 +1,51 @@
+"""What an evaluation measured, with units."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Distance of a quantized network to its original on held-out data.
+
+    Parameters
+    ----------
+    kl_nats : float
+        Mean KL(original || quantized), nats per token.
+    kl_stderr_nats : float
+        Standard error of that mean, over sequences; None for a single one.
+    perplexity_original, perplexity : float
+        exp of the mean negative log-likelihood of the data; None without labels.
+    top1_agreement : float
+        Share of tokens whose most likely class is the same.
+    n_tokens : int
+        Tokens that were predicted.
+    size_bytes : int
+        Bytes of the quantized network, everything counted.
+    original_bytes : int
+        Bytes of the original's tensors.
+    bpw : float
+        Average bits per weight.
+    split : str
+        Which data: "selection", "test", or a file.
+    data_hash : str
+        sha256 of the tokens.
+    """
+
+    kl_nats: float
+    kl_stderr_nats: float | None
+    perplexity_original: float | None
+    perplexity: float | None
+    top1_agreement: float
+    n_tokens: int
+    size_bytes: int
+    original_bytes: int
+    bpw: float
+    split: str
+    data_hash: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+        return asdict(self)

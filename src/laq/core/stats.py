@@ -1,0 +1,136 @@
+"""What calibration saw: second moments of inputs and of output gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from laq.core.errors import CalibrationError
+from laq.core.storage import open_value, save_value
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Means over samples of a random vector v; additive through their sample counts.
+
+    Parameters
+    ----------
+    second : float32 [n, n] or [n]
+        E[v v'] or its diagonal.
+    fourth : float32 [n]
+        E[v ** 4], which says how far `second` can be trusted.
+    n_samples : int
+        Samples the means were taken over.
+    """
+
+    second: FloatArray
+    fourth: FloatArray
+    n_samples: int
+
+    @property
+    def diagonal(self) -> FloatArray:
+        """E[v ** 2]; [n]."""
+        return np.ascontiguousarray(np.diagonal(self.second)) if self.second.ndim == 2 else self.second
+
+    @property
+    def support(self) -> npt.NDArray[np.float64]:
+        """Effective sample size of each element: n E[v^2]^2 / E[v^4], 0 where nothing was seen; [n]."""
+        square = self.diagonal.astype(np.float64) ** 2
+        fourth = self.fourth.astype(np.float64)
+        return self.n_samples * np.divide(square, fourth, out=np.zeros_like(square), where=fourth > 0)
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments over the samples of both."""
+        n = self.n_samples + other.n_samples
+        mine, its = self.n_samples / n, other.n_samples / n
+        return Moments(
+            second=(mine * self.second.astype(np.float64) + its * other.second).astype(np.float32),
+            fourth=(mine * self.fourth.astype(np.float64) + its * other.fourth).astype(np.float32),
+            n_samples=n,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One way in which a weight enters the loss: 1/2 sum_i rows_i dW_i columns dW_i'.
+
+    Parameters
+    ----------
+    columns : str
+        Key in `Stats.moments` of the [n_columns, n_columns] moments.
+    rows : str
+        Key in `Stats.moments` of the [n_rows] moments.
+    """
+
+    columns: str
+    rows: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Result of calibration.
+
+    Parameters
+    ----------
+    moments : mapping
+        Moments by key; inputs shared by several weights are held once.
+    uses : mapping
+        Every quantizable weight's uses; a tied embedding has two.
+    n_tokens : int
+        Calibration tokens seen.
+    data_hash : str
+        sha256 of the calibration tokens.
+    """
+
+    moments: Mapping[str, Moments]
+    uses: Mapping[str, tuple[Use, ...]]
+    n_tokens: int
+    data_hash: str
+
+    def merge(self, other: Stats) -> Stats:
+        """Return the statistics over the data of both; they must be of the same network.
+
+        Raises
+        ------
+        CalibrationError
+            If the two do not describe the same weights.
+        """
+        if dict(self.uses) != dict(other.uses):
+            raise CalibrationError("statistics of different networks cannot be merged")
+        return Stats(
+            moments={key: moments.merge(other.moments[key]) for key, moments in self.moments.items()},
+            uses=self.uses,
+            n_tokens=self.n_tokens + other.n_tokens,
+            data_hash=f"{self.data_hash}+{other.data_hash}",
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write a folder; see `open`."""
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for key, moments in self.moments.items():
+            arrays[f"second:{key}"], arrays[f"fourth:{key}"] = moments.second, moments.fourth
+        header = {
+            "n_tokens": self.n_tokens,
+            "data_hash": self.data_hash,
+            "n_samples": {key: moments.n_samples for key, moments in self.moments.items()},
+            "uses": {name: [[use.columns, use.rows] for use in uses] for name, uses in self.uses.items()},
+        }
+        save_value(Path(path), "stats", header, arrays)
+
+    @staticmethod
+    def open(path: Path | str) -> Stats:
+        """Read a folder that `save` wrote; moments stay on disk until they are used."""
+        header, arrays = open_value(Path(path), "stats")
+        moments = {
+            key: Moments(arrays[f"second:{key}"], arrays[f"fourth:{key}"], n)
+            for key, n in header["n_samples"].items()
+        }
+        uses = {name: tuple(Use(*pair) for pair in pairs) for name, pairs in header["uses"].items()}
+        return Stats(moments, uses, header["n_tokens"], header["data_hash"])

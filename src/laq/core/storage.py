@@ -1,0 +1,122 @@
+"""Values as folders of one JSON file and one .npy file an array; written beside and renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from laq.core.errors import FormatError, RequestError
+
+Json = dict[str, Any]
+HEADER_NAME = "laq-value.json"
+
+
+@contextmanager
+def replaced_folder(path: Path, *, marker: str) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that takes its place when the block ends without error.
+
+    Parameters
+    ----------
+    path : Path
+        The folder to write. If it exists it must be empty or hold `marker`.
+    marker : str
+        File name that shows that a folder is ours to replace.
+
+    Raises
+    ------
+    RequestError
+        If `path` holds something that laq did not write.
+    """
+    check_replaceable(path, marker=marker)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    partial.chmod(0o755)
+    try:
+        yield partial
+        _swap(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_replaceable(path: Path, *, marker: str) -> None:
+    """Raise RequestError unless `path` is free, an empty folder, or a folder that holds `marker`."""
+    if not path.exists():
+        return
+    if not path.is_dir() or (any(path.iterdir()) and not (path / marker).is_file()):
+        raise RequestError(
+            f"{path}: exists and was not written by laq (no {marker} in it)",
+            hint="choose another output path, or move it away yourself",
+        )
+
+
+def _swap(partial: Path, path: Path) -> None:
+    """Put `partial` at `path`; what was there is deleted only after the new folder is in place."""
+    old = partial.with_name(partial.name + ".old")
+    if path.exists():
+        path.rename(old)
+    try:
+        partial.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a text file beside and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)  # noqa: PTH105 - the atomic form, on every platform
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_value(path: Path, kind: str, header: Json, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a value of class `kind`: `header` as JSON, every array as .npy."""
+    with replaced_folder(path, marker=HEADER_NAME) as partial:
+        names = {}
+        for index, (name, array) in enumerate(arrays.items()):
+            names[name] = f"{index:05d}.npy"
+            np.save(partial / names[name], np.ascontiguousarray(array), allow_pickle=False)
+        content = {"kind": kind, "version": 1, "header": header, "arrays": names}
+        (partial / HEADER_NAME).write_text(json.dumps(content), encoding="utf-8")
+
+
+def open_value(path: Path, kind: str) -> tuple[Json, dict[str, npt.NDArray[Any]]]:
+    """Read what `save_value` wrote; arrays are memory-mapped, read-only.
+
+    Raises
+    ------
+    FormatError
+        If the folder is missing, damaged or holds another kind of value.
+    """
+    try:
+        content = json.loads((path / HEADER_NAME).read_text(encoding="utf-8"))
+        found = content["kind"], content["version"]
+        files = {name: path / Path(file).name for name, file in content["arrays"].items()}
+        header = content["header"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{path}: not a saved {kind} ({error})", hint="write it with `laq measure`") from error
+    if found != (kind, 1):
+        raise FormatError(f"{path}: expected a saved {kind} of version 1, found {found}")
+    return header, {name: _load_array(file) for name, file in files.items()}
+
+
+def _load_array(file: Path) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise FormatError(f"{file}: damaged array ({error})", hint="measure again") from error
+    return array

@@ -1,0 +1,1 @@
+"""Held-out proof: how far the quantized network is from its original."""

@@ -1,0 +1,410 @@
+"""The archive: a folder of safetensors with packed bytes, laq.json, and the source's other files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from laq.core.errors import FormatError
+from laq.core.groups import GROUP_SIZES, TileGrid
+from laq.core.packing import PackedTensor, SectionSpec, check_packed, section_specs
+from laq.core.permutation import IndexArray, index_dtype
+from laq.core.progress import track
+from laq.core.scheme import ScaleFormat
+from laq.core.storage import replaced_folder
+from laq.io.safetensors import RawTensor, file_size_bytes, open_tensors, write_tensors
+
+MANIFEST = "laq.json"
+ARCHIVE_VERSION = 1
+SHARD_BYTES = 4 << 30
+SHARD_OVERHEAD = 512
+METADATA = {"format": "laq"}
+SUMMARY_RESERVE = 6144
+"""Bytes kept in laq.json for the plan's summary, provenance and record, whose length is not known before."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightEntry:
+    """What laq.json says of a packed weight.
+
+    Parameters
+    ----------
+    name, kind, modules, dtype
+        As in `laq.networks.WeightRef`.
+    shape : [n_rows, n_columns]
+        Before padding.
+    group_size : int
+        Columns that share a scale.
+    column_order : str
+        Tensor that holds the shared column permutation, empty if there is none.
+    tiles : mapping
+        Number of tiles of each format.
+    sha256 : str
+        Over the bytes of all its sections, in file order.
+    """
+
+    name: str
+    kind: str
+    modules: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, int]
+    group_size: int
+    column_order: str
+    tiles: Mapping[str, int]
+    sha256: str = ""
+
+    @property
+    def grid(self) -> TileGrid:
+        """Shape and group size."""
+        return TileGrid(*self.shape, self.group_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Content of laq.json.
+
+    Parameters
+    ----------
+    architecture : str
+        "transformers", or "module" for a network given in memory.
+    weights : tuple of WeightEntry
+        Packed weights.
+    kept : mapping of name to sha256
+        Tensors stored as they were.
+    column_permutations : mapping of name to sha256
+        Shared orders of columns.
+    scale_format : ScaleFormat
+        How scales are stored.
+    plan, provenance, record : mapping
+        Summary of the plan; source hash, data hash, seed and versions; what evaluation measured.
+    shards : tuple of str
+        Files that hold the tensors.
+    """
+
+    architecture: str
+    weights: tuple[WeightEntry, ...]
+    kept: Mapping[str, str]
+    column_permutations: Mapping[str, str]
+    scale_format: ScaleFormat
+    plan: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    record: Mapping[str, Any]
+    shards: tuple[str, ...] = ()
+
+    @property
+    def n_params(self) -> int:
+        """Weights of the network, the denominator of bits per weight."""
+        return int(self.plan["n_params"])
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An opened archive: tensors are memory-mapped until they are used."""
+
+    folder: Path
+    manifest: Manifest
+    tensors: Mapping[str, RawTensor]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files in the folder."""
+        return folder_bytes(self.folder)
+
+    def packed(self, entry: WeightEntry) -> PackedTensor:
+        """Return a weight's sections, checked.
+
+        Raises
+        ------
+        FormatError
+            If a section is missing, of the wrong type, or out of range.
+        """
+        log = self.manifest.scale_format is ScaleFormat.LOG8
+        get = self._section
+        tensor = PackedTensor(
+            grid=entry.grid,
+            scale_format=self.manifest.scale_format,
+            payload=get(entry.name, "payload", np.uint8),
+            bits=get(entry.name, "bits", np.uint8),
+            groups=get(entry.name, "groups", np.uint16),
+            scales=get(entry.name, "scales", np.uint8 if log else np.float16),
+            scale_base=get(entry.name, "scale_base", np.float16) if log else None,
+            zero_points=get(entry.name, "zero_points", np.uint8),
+            row_offsets=get(entry.name, "row_offsets", np.uint64),
+            row_permutation=self._permutation(
+                f"{entry.name}.row_permutation", entry.shape[0], required=False
+            ),
+            column_permutation=self._permutation(entry.column_order, entry.shape[1], required=True)
+            if entry.column_order
+            else None,
+        )
+        check_packed(tensor, name=entry.name)
+        return tensor
+
+    def _section(self, name: str, section: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        key = f"{name}.{section}"
+        if key not in self.tensors:
+            raise FormatError(f"{self.folder}: tensor {key} is missing", hint="copy or quantize it again")
+        array = self.tensors[key].array()
+        if array.dtype != np.dtype(dtype):
+            raise FormatError(f"{self.folder}: {key} holds {array.dtype}, expected {np.dtype(dtype)}")
+        return array
+
+    def _permutation(self, key: str, n: int, *, required: bool) -> IndexArray | None:
+        if key not in self.tensors and not required:
+            return None
+        name, _, section = key.rpartition(".")
+        return self._section(name, section, index_dtype(n))
+
+
+def save_archive(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    packed: Mapping[str, PackedTensor],
+    kept: Mapping[str, RawTensor],
+    sidecars: Callable[[Path], None] | None,
+) -> None:
+    """Write an archive beside `folder` and rename it into place.
+
+    Parameters
+    ----------
+    folder : Path
+        Free, or an archive that is replaced.
+    manifest : Manifest
+        Without hashes and shards, which are filled in here.
+    packed : mapping
+        Packed weights by name.
+    kept : mapping
+        Tensors stored as they were.
+    sidecars : callable or None
+        Writes config and tokenizer files into a folder.
+
+    Raises
+    ------
+    RequestError
+        If the folder holds something that laq did not write.
+    """
+    tensors = archive_tensors(manifest, packed, kept)
+    with replaced_folder(folder, marker=MANIFEST) as partial:
+        if sidecars is not None:
+            sidecars(partial)
+        shards = _write_shards(partial, tensors)
+        (partial / MANIFEST).write_text(_padded(_manifest_json(manifest, packed, tensors, shards), manifest))
+
+
+def archive_tensors(
+    manifest: Manifest, packed: Mapping[str, PackedTensor], kept: Mapping[str, RawTensor]
+) -> dict[str, RawTensor]:
+    """Return all tensors by file name: payloads first, so that each starts at a multiple of 64 bytes."""
+    payloads: dict[str, RawTensor] = {}
+    others: dict[str, RawTensor] = {}
+    for entry in manifest.weights:
+        for section, array in packed[entry.name].sections().items():
+            if section == "column_permutation":
+                others[entry.column_order] = RawTensor.of(array)
+            else:
+                (payloads if section == "payload" else others)[f"{entry.name}.{section}"] = RawTensor.of(
+                    array
+                )
+    return payloads | others | dict(kept)
+
+
+def _write_shards(folder: Path, tensors: Mapping[str, RawTensor]) -> list[str]:
+    groups: list[dict[str, RawTensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if size and size + tensor.data.nbytes > SHARD_BYTES:
+            groups.append({})
+            size = 0
+        groups[-1][name] = tensor
+        size += tensor.data.nbytes
+    names = [f"packed-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+    for name, group in track(zip(names, groups, strict=True), label="writing", total=len(names)):
+        write_tensors(folder / name, group, metadata=METADATA)
+    return names
+
+
+def _manifest_json(
+    manifest: Manifest,
+    packed: Mapping[str, PackedTensor],
+    tensors: Mapping[str, RawTensor],
+    shards: list[str],
+) -> str:
+    weights = []
+    for entry in manifest.weights:
+        sections = [s for s in packed[entry.name].sections() if s != "column_permutation"]
+        fields = {**asdict(entry), "sha256": _hash(tensors[f"{entry.name}.{s}"] for s in sections)}
+        weights.append(fields)
+    content = {
+        "format": "laq-archive",
+        "version": ARCHIVE_VERSION,
+        "architecture": manifest.architecture,
+        "scale_format": manifest.scale_format.value,
+        "plan": dict(manifest.plan),
+        "provenance": dict(manifest.provenance),
+        "record": dict(manifest.record),
+        "shards": shards,
+        "column_permutations": {name: _hash([tensors[name]]) for name in manifest.column_permutations},
+        "kept": {name: _hash([tensors[name]]) for name in manifest.kept},
+        "weights": weights,
+    }
+    return json.dumps(content, separators=(",", ":"))
+
+
+def _hash(tensors: Iterable[RawTensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.data.data)
+    return digest.hexdigest()
+
+
+def manifest_reserve_bytes(manifest: Manifest) -> int:
+    """Return the size to which laq.json is padded, so that an archive's size is known before its content."""
+    weights = sum(
+        360 + len(e.name) + sum(len(path) + 3 for path in e.modules) + len(e.column_order)
+        for e in manifest.weights
+    )
+    hashed = sum(len(name) + 72 for name in (*manifest.kept, *manifest.column_permutations))
+    return SUMMARY_RESERVE + weights + hashed
+
+
+def _padded(text: str, manifest: Manifest) -> str:
+    return text.ljust(manifest_reserve_bytes(manifest) - 1) + "\n"
+
+
+def fixed_bytes(
+    manifest: Manifest,
+    *,
+    kept: Iterable[tuple[str, str, tuple[int, ...]]],
+    column_specs: Iterable[tuple[str, str, tuple[int, ...]]],
+    sidecar_bytes: int,
+) -> int:
+    """Return the bytes of an archive besides its weights' own sections; a tight upper bound.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Names and shapes of the weights.
+    kept, column_specs : iterable of (name, safetensors dtype, shape)
+        Tensors stored as they were, and shared column permutations.
+    sidecar_bytes : int
+        Config and tokenizer files.
+    """
+    others = [*kept, *column_specs]
+    widest: list[tuple[str, str, tuple[int, ...]]] = []
+    for entry in manifest.weights:
+        widest += [
+            (f"{entry.name}.{s.name}", _dtype_name(s), s.shape) for s in _widest_sections(entry, manifest)
+        ]
+    data = sum(spec.size_bytes for entry in manifest.weights for spec in _widest_sections(entry, manifest))
+    with_weights = file_size_bytes([*widest, *others], METADATA)
+    n_shards = with_weights // SHARD_BYTES + 1
+    shard_overhead = (n_shards - 1) * SHARD_OVERHEAD
+    return sidecar_bytes + manifest_reserve_bytes(manifest) + with_weights - data + shard_overhead
+
+
+def _widest_sections(entry: WeightEntry, manifest: Manifest) -> list[SectionSpec]:
+    grid = entry.grid
+    choices = np.full((grid.n_row_blocks, grid.n_groups), 8, np.uint8)
+    return section_specs(grid, manifest.scale_format, choices, has_row_permutation=True)
+
+
+def _dtype_name(spec: SectionSpec) -> str:
+    return RawTensor.of(np.empty(0, spec.dtype)).dtype
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def open_archive(folder: Path) -> Archive:
+    """Open an archive; headers are checked now, contents when they are used, hashes by `verify_hashes`.
+
+    Raises
+    ------
+    FormatError
+        If it is not an archive, of a later version, or damaged.
+    """
+    manifest = _read_manifest(folder)
+    tensors: dict[str, RawTensor] = {}
+    for shard in manifest.shards:
+        tensors |= dict(open_tensors(folder / shard))
+    missing = [name for name in (*manifest.kept, *manifest.column_permutations) if name not in tensors]
+    if missing:
+        raise FormatError(
+            f"{folder}: tensors missing: {', '.join(missing[:8])}", hint="copy or quantize it again"
+        )
+    return Archive(folder, manifest, tensors)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FormatError(
+            f"{folder}: not a laq archive, {MANIFEST} is missing", hint="make one with `laq quantize`"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != "laq-archive":
+            raise ValueError(f"format is {content['format']!r}")
+        if content["version"] != ARCHIVE_VERSION:
+            raise FormatError(
+                f"{path}: archive version {content['version']!r}, this laq reads {ARCHIVE_VERSION}",
+                hint="install a newer laq",
+            )
+        return _manifest_from_json(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{path}: damaged ({error})", hint="copy or quantize it again") from error
+
+
+def _manifest_from_json(content: dict[str, Any]) -> Manifest:
+    weights = tuple(
+        WeightEntry(**{**fields, "shape": tuple(fields["shape"]), "modules": tuple(fields["modules"])})
+        for fields in content["weights"]
+    )
+    for entry in weights:
+        if (
+            entry.group_size not in GROUP_SIZES
+            or len(entry.shape) != 2
+            or not all(_is_size(n) for n in entry.shape)
+        ):
+            raise ValueError(f"{entry.name}: shape {entry.shape}, group size {entry.group_size}")
+    if any(Path(shard).name != shard for shard in content["shards"]):
+        raise ValueError("shard outside of the folder")
+    return Manifest(
+        architecture=str(content["architecture"]),
+        weights=weights,
+        kept=dict(content["kept"]),
+        column_permutations=dict(content["column_permutations"]),
+        scale_format=ScaleFormat(content["scale_format"]),
+        plan={**content["plan"], "n_params": int(content["plan"]["n_params"])},
+        provenance=dict(content["provenance"]),
+        record=dict(content["record"]),
+        shards=tuple(content["shards"]),
+    )
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 32
+
+
+def verify_hashes(archive: Archive) -> list[str]:
+    """Return the names of weights and tensors whose bytes differ from their sha256 in laq.json."""
+    bad = []
+    manifest = archive.manifest
+    for entry in track(manifest.weights, label="checking sums", total=len(manifest.weights)):
+        names = [f"{entry.name}.{s}" for s in archive.packed(entry).sections() if s != "column_permutation"]
+        if _hash(archive.tensors[name] for name in names) != entry.sha256:
+            bad.append(entry.name)
+    for name, expected in {**manifest.kept, **manifest.column_permutations}.items():
+        if _hash([archive.tensors[name]]) != expected:
+            bad.append(name)
+    return bad

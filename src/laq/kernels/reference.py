@@ -1,0 +1,215 @@
+"""The definition of pack, unpack, dequantize and matmul, in numpy. docs/FORMAT.md says the same in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from laq.core.groups import TILE_ROWS, TileGrid
+from laq.core.packing import (
+    BRICK_COLUMNS,
+    CODE_BITS,
+    LINE_BYTES,
+    LOG_SCALE_BIAS,
+    PackedTensor,
+    tile_row_blocks,
+)
+from laq.core.permutation import inverse
+from laq.core.qtensor import LOG_STEPS, QTensor, decode_scales, zero_point_code, zero_point_value
+from laq.core.scheme import ScaleFormat
+
+FIELD_WIDTHS: dict[int, tuple[int, ...]] = {
+    1: (1,),
+    2: (2,),
+    3: (2, 1),
+    4: (4,),
+    5: (4, 1),
+    6: (4, 2),
+    7: (4, 2, 1),
+    8: (8,),
+}
+"""Fields of a code, most significant first: the first ones alone are a coarser code of the same weight."""
+
+SLOTS = 8
+"""A brick row is 8 slots of 4 columns: four bytes feed one 32-bit lane of an integer dot product."""
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+def pack_bricks(codes: UInt8Array, bits: int) -> UInt8Array:
+    """Pack tiles of one width.
+
+    Parameters
+    ----------
+    codes : uint8 [n, 16, group_size]
+        Codes below 2 ** bits.
+    bits : int
+        Width, 1 to 8.
+
+    Returns
+    -------
+    uint8 [n, group_size / 32, bits, 64]
+        Lines of 64 bytes.
+    """
+    n, _, group_size = codes.shape
+    n_bricks = group_size // BRICK_COLUMNS
+    split = codes.reshape(n, TILE_ROWS, n_bricks, SLOTS, 4)
+    lanes = split.transpose(0, 2, 3, 1, 4).reshape(n, n_bricks, SLOTS, LINE_BYTES)  # [n, bricks, slots, 4r + k]
+    lines, shift = [], bits
+    for field in FIELD_WIDTHS[bits]:
+        shift -= field
+        values = (lanes >> shift) & ((1 << field) - 1)
+        per_line = values.reshape(n, n_bricks, field, SLOTS // field, LINE_BYTES)
+        positions = (np.arange(SLOTS // field, dtype=np.uint8) * field)[:, None]
+        lines.append(np.bitwise_or.reduce(per_line << positions, axis=3))
+    return np.concatenate(lines, axis=2)
+
+
+def unpack_bricks(lines: UInt8Array, bits: int) -> UInt8Array:
+    """Undo `pack_bricks`: uint8 [n, bricks, bits, 64] to codes uint8 [n, 16, 32 * bricks]."""
+    n, n_bricks = lines.shape[:2]
+    lanes = np.zeros((n, n_bricks, SLOTS, LINE_BYTES), np.uint8)
+    first = 0
+    for field in FIELD_WIDTHS[bits]:
+        stored = lines[:, :, first : first + field, None, :]
+        positions = (np.arange(SLOTS // field, dtype=np.uint8) * field)[:, None]
+        values = ((stored >> positions) & ((1 << field) - 1)).reshape(lanes.shape)
+        lanes = (lanes << field) | values
+        first += field
+    split = lanes.reshape(n, n_bricks, SLOTS, TILE_ROWS, 4).transpose(0, 3, 1, 2, 4)
+    return np.ascontiguousarray(split).reshape(n, TILE_ROWS, n_bricks * BRICK_COLUMNS)
+
+
+def stored_order(bits: UInt8Array) -> npt.NDArray[np.int64]:
+    """Return flat indices of the stored tiles: by row block, then falling width, then column group.
+
+    bits : uint8 [n_row_blocks, n_groups]
+    """
+    n_groups = bits.shape[1]
+    order = np.argsort(-bits.astype(np.int16), axis=1, kind="stable")
+    flat = (order + np.arange(len(bits))[:, None] * n_groups).ravel()
+    return flat[bits.ravel()[flat] > 0]
+
+
+def pack(tensor: QTensor) -> PackedTensor:
+    """Return the bytes of a quantized matrix."""
+    grid, bits = tensor.grid, CODE_BITS[tensor.choices]
+    order = stored_order(bits)
+    stored_bits = bits.ravel()[order]
+    tiles = _tiles(tensor.codes, grid)[order]
+    sizes = stored_bits.astype(np.int64) * (grid.tile_elements // 8)
+    ends = np.cumsum(sizes)
+    payload = np.empty(int(sizes.sum()), np.uint8)
+    for width in np.unique(stored_bits):
+        which = np.flatnonzero(stored_bits == width)
+        packed = pack_bricks(tiles[which], int(width)).reshape(len(which), -1)
+        payload[(ends - sizes)[which, None] + np.arange(packed.shape[1])] = packed
+    row_bytes = bits.astype(np.int64).sum(1) * (grid.tile_elements // 8)
+    scales, scale_base = _store_scales(tensor, order)
+    return PackedTensor(
+        grid=grid,
+        scale_format=tensor.scale_format,
+        payload=payload,
+        bits=stored_bits,
+        groups=(order % grid.n_groups).astype(np.uint16),
+        scales=scales,
+        scale_base=scale_base,
+        zero_points=_pack_zero_points(_by_tile(tensor.zero_points, grid)[order], stored_bits),
+        row_offsets=(np.cumsum(row_bytes) - row_bytes).astype(np.uint64),
+        row_permutation=tensor.row_permutation,
+        column_permutation=tensor.column_permutation,
+    )
+
+
+def _tiles(codes: UInt8Array, grid: TileGrid) -> UInt8Array:
+    """[padded_rows, padded_columns] to [n_tiles, 16, group_size]."""
+    split = codes.reshape(grid.n_row_blocks, TILE_ROWS, grid.n_groups, grid.group_size)
+    return np.ascontiguousarray(split.transpose(0, 2, 1, 3)).reshape(-1, TILE_ROWS, grid.group_size)
+
+
+def _by_tile(per_group: npt.NDArray[Any], grid: TileGrid) -> npt.NDArray[Any]:
+    """[padded_rows, n_groups] to [n_tiles, 16]."""
+    return per_group.reshape(grid.n_row_blocks, TILE_ROWS, grid.n_groups).transpose(0, 2, 1).reshape(-1, TILE_ROWS)
+
+
+def _store_scales(
+    tensor: QTensor, order: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float16] | None]:
+    grid = tensor.grid
+    by_tile = _by_tile(tensor.scales, grid)
+    if tensor.scale_format is ScaleFormat.FLOAT16:
+        return by_tile[order], None
+    steps = by_tile[order].astype(np.int64)
+    highest = np.full(grid.n_row_blocks, -(1 << 15), np.int64)
+    np.maximum.at(highest, order // grid.n_groups, steps.max(1, initial=-(1 << 15)))
+    highest[highest == -(1 << 15)] = 0
+    octaves = np.clip(-(-(highest - 127) // LOG_STEPS), -24, 15)  # float16 holds 2 ** -24 .. 2 ** 15
+    stored = steps - octaves[order // grid.n_groups, None] * LOG_STEPS + LOG_SCALE_BIAS
+    assert ((stored >= 0) & (stored <= 255)).all(), "log scales of a row block span more than 32 octaves"
+    return stored.astype(np.uint8), np.ldexp(np.float64(1), octaves).astype(np.float16)
+
+
+def _pack_zero_points(zero_points: npt.NDArray[np.float32], bits: UInt8Array) -> UInt8Array:
+    """16 zero points a tile, `bits` wide each; [n_stored, 16] to uint8 [sum of 2 * bits]."""
+    shifts = np.arange(8, dtype=np.uint8)
+    codes = zero_point_code(zero_points, bits[:, None])
+    planes = (codes[:, :, None] >> shifts) & 1  # [n, 16, 8], least significant bit first
+    kept = shifts[None, None, :] < bits[:, None, None]
+    return np.packbits(planes[np.broadcast_to(kept, planes.shape)], bitorder="little")
+
+
+def unpack_zero_points(stored: UInt8Array, bits: UInt8Array) -> npt.NDArray[np.float32]:
+    """Return zero points float32 [n_stored, 16] from their packed bits."""
+    planes = np.zeros((len(bits), TILE_ROWS, 8), np.uint8)
+    kept = np.broadcast_to(np.arange(8)[None, None, :] < bits[:, None, None], planes.shape)
+    planes[kept] = np.unpackbits(stored, bitorder="little")
+    codes = np.packbits(planes, axis=2, bitorder="little")[:, :, 0]
+    return zero_point_value(codes, bits[:, None])
+
+
+def stored_scales(packed: PackedTensor) -> npt.NDArray[np.float32]:
+    """Return the scale of each row of each stored tile; float32 [n_stored, 16]."""
+    if packed.scale_base is None:
+        return decode_scales(packed.scales.astype(np.float16), ScaleFormat.FLOAT16)
+    _, exponent = np.frexp(packed.scale_base.astype(np.float32))
+    octaves = exponent.astype(np.int64)[tile_row_blocks(packed), None] - 1
+    steps = octaves * LOG_STEPS + packed.scales.astype(np.int64) - LOG_SCALE_BIAS
+    return decode_scales(steps.astype(np.int16), ScaleFormat.LOG8)
+
+
+def unpack_tiles(packed: PackedTensor) -> UInt8Array:
+    """Return the codes of the stored tiles; uint8 [n_stored, 16, group_size]."""
+    grid = packed.grid
+    codes = np.empty((len(packed.bits), TILE_ROWS, grid.group_size), np.uint8)
+    sizes = packed.bits.astype(np.int64) * (grid.tile_elements // 8)
+    starts = np.cumsum(sizes) - sizes
+    for width in np.unique(packed.bits):
+        which = np.flatnonzero(packed.bits == width)
+        n_bytes = int(width) * grid.tile_elements // 8
+        lines = packed.payload[starts[which, None] + np.arange(n_bytes)]
+        shape = (len(which), grid.group_size // BRICK_COLUMNS, int(width), LINE_BYTES)
+        codes[which] = unpack_bricks(lines.reshape(shape), int(width))
+    return codes
+
+
+def dequantize(packed: PackedTensor) -> npt.NDArray[np.float32]:
+    """Return the matrix in the source's order of rows and columns; float32 [n_rows, n_columns]."""
+    grid = packed.grid
+    centred = unpack_tiles(packed).astype(np.float32)
+    centred -= unpack_zero_points(packed.zero_points, packed.bits)[:, :, None]
+    tiles = np.zeros((grid.n_row_blocks, grid.n_groups, TILE_ROWS, grid.group_size), np.float32)
+    tiles[tile_row_blocks(packed), packed.groups] = centred * stored_scales(packed)[:, :, None]
+    matrix = tiles.transpose(0, 2, 1, 3).reshape(grid.padded_rows, grid.padded_columns)
+    matrix = matrix[: grid.n_rows, : grid.n_columns]
+    if packed.row_permutation is not None:
+        matrix = matrix[inverse(packed.row_permutation)]
+    if packed.column_permutation is not None:
+        matrix = matrix[:, inverse(packed.column_permutation)]
+    return np.ascontiguousarray(matrix)
+
+
+def matmul(inputs: npt.NDArray[np.float32], packed: PackedTensor) -> npt.NDArray[np.float32]:
+    """Return inputs @ W': float32 [n, n_columns] to float32 [n, n_rows]."""
+    return inputs @ dequantize(packed).T

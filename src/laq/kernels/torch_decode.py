@@ -1,0 +1,39 @@
+"""Decoding of whole row blocks in torch, equal to `reference` bit for bit; works on any device."""
+
+from __future__ import annotations
+
+import torch
+
+from laq.core.groups import TILE_ROWS
+from laq.core.packing import BRICK_COLUMNS, LINE_BYTES
+from laq.core.qtensor import NARROW_BITS
+from laq.kernels.reference import FIELD_WIDTHS, SLOTS
+
+
+def decode_bricks(lines: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return codes uint8 [n, 16, 32 * bricks] from lines uint8 [n, bricks, bits, 64]."""
+    n, n_bricks = lines.shape[:2]
+    lanes: torch.Tensor | None = None
+    first = 0
+    for field in FIELD_WIDTHS[bits]:
+        stored = lines[:, :, first : first + field]
+        per_line = SLOTS // field
+        mask = (1 << field) - 1
+        parts = [stored if field == 8 else (stored >> (field * i)) & mask for i in range(per_line)]
+        values = torch.stack(parts, 3).view(n, n_bricks, SLOTS, LINE_BYTES)
+        lanes = values if lanes is None else (lanes << field) | values
+        first += field
+    assert lanes is not None
+    split = lanes.view(n, n_bricks, SLOTS, TILE_ROWS, 4).permute(0, 3, 1, 2, 4)
+    return split.reshape(n, TILE_ROWS, n_bricks * BRICK_COLUMNS)
+
+
+def decode_zero_points(stored: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return zero points float32 [n, 16] from their packed bytes uint8 [n, 2 * bits]."""
+    words = torch.zeros((len(stored), 2), dtype=torch.int64, device=stored.device)
+    halves = stored.view(-1, 2, bits).long()  # eight zero points fill exactly `bits` bytes
+    for byte in range(bits):
+        words |= halves[:, :, byte] << (8 * byte)
+    shifts = torch.arange(8, device=stored.device) * bits
+    codes = ((words[:, :, None] >> shifts) & ((1 << bits) - 1)).view(-1, TILE_ROWS).float()
+    return (codes + ((1 << (bits - 1)) - 1)) / 2 if bits <= NARROW_BITS else codes

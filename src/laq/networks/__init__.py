@@ -1,0 +1,12 @@
+"""Things that run forward: a torch module, and what laq must know to quantize it.
+
+How to add a source: write a function that builds the module and returns `describe(module, ...)` in a file of
+its own, and name it in `load_network`.
+"""
+
+from __future__ import annotations
+
+from laq.networks.module import Batch, KeptTensor, Network, Sidecars, WeightRef, describe
+from laq.networks.load import load_network
+
+__all__ = ["Batch", "KeptTensor", "Network", "Sidecars", "WeightRef", "describe", "load_network"]

@@ -1,0 +1,74 @@
+"""Causal language models from a .gguf file, any ggml type that gguf-py can dequantize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from laq.core.errors import NetworkError
+from laq.io.gguf import GgufHeader, check_gguf, is_dequantizable
+from laq.networks.module import Network, describe
+from laq.networks.transformers import (
+    check_causal,
+    check_complete,
+    choose_dtype,
+    compact_tokenizer,
+    load_tokenizer,
+    require_transformers,
+)
+
+
+def load_gguf(path: Path) -> Network:
+    """Load a .gguf file; its header is checked against the file's size before any reader touches it."""
+    transformers = require_transformers()
+    header = check_gguf(path)
+    _check_types(header, path)
+    original_bytes = sum(tensor.size_bytes for tensor in header.tensors)
+    n_params = sum(_n_elements(tensor.shape) for tensor in header.tensors)
+    dtype = choose_dtype(n_params, 2 * n_params, source=str(path))
+    try:
+        module, info = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+        architecture = header.metadata.get("general.architecture")
+        raise NetworkError(
+            f"{path}: transformers cannot load architecture {architecture!r} from GGUF: {error}",
+            hint="give the Hugging Face folder of the same model",
+        ) from error
+    check_causal(transformers, module.config, str(path))
+    check_complete(info, str(path))
+    tokenizer = load_tokenizer(transformers, path.parent, gguf_file=path.name)
+    return describe(
+        module.eval(),
+        architecture="transformers",
+        tokenizer=tokenizer,
+        sidecars=lambda target: _write_sidecars(module, tokenizer, target),
+        source=str(path),
+        original_bytes=original_bytes,
+    )
+
+
+def _check_types(header: GgufHeader, path: Path) -> None:
+    bad = sorted({tensor.type_name for tensor in header.tensors if not is_dequantizable(tensor.type_name)})
+    if bad:
+        raise NetworkError(
+            f"{path}: tensor types that gguf-py cannot dequantize: {', '.join(bad)}",
+            hint="give a file of another type, or the original model",
+        )
+
+
+def _write_sidecars(module: Any, tokenizer: Any, target: Path) -> None:
+    module.config.save_pretrained(target)
+    if module.generation_config is not None:
+        module.generation_config.save_pretrained(target)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(target)
+        compact_tokenizer(target)
+
+
+def _n_elements(shape: tuple[int, ...]) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n

@@ -1,0 +1,42 @@
+"""Between torch tensors and the raw bytes that containers hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from laq.core.errors import FormatError
+from laq.io.safetensors import RawTensor
+
+SAFETENSORS_NAMES: dict[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+TORCH_DTYPES = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
+
+
+def to_raw(tensor: torch.Tensor) -> RawTensor:
+    """Return the bytes of a tensor, without a copy where it is contiguous."""
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return RawTensor(SAFETENSORS_NAMES[tensor.dtype], tuple(tensor.shape), flat.view(torch.uint8).numpy())
+
+
+def from_raw(raw: RawTensor) -> torch.Tensor:
+    """Return a tensor that owns a copy of the bytes.
+
+    Raises
+    ------
+    FormatError
+        If torch has no such type.
+    """
+    if raw.dtype not in TORCH_DTYPES:
+        raise FormatError(f"tensor of type {raw.dtype}: expected one of {', '.join(TORCH_DTYPES)}")
+    return torch.from_numpy(np.array(raw.data)).view(TORCH_DTYPES[raw.dtype]).view(raw.shape)

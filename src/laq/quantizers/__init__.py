@@ -1,0 +1,80 @@
+"""Methods that pick codes and scales for a matrix.
+
+How to add one: write `NAME.py` in this folder with one final class deriving from `Quantizer`, and one test.
+The file name is the registry key: `laq methods`, the command line and the contract tests find it by itself.
+Other packages register theirs under the entry point group `laq.quantizers`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from laq.core.registry import Registry
+from laq.core.scheme import ScaleFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """What a quantizer returns; columns first, because columns are processed in order.
+
+    Parameters
+    ----------
+    codes : uint8 [columns, rows]
+        Unsigned codes; zero where a tile is absent.
+    scales : int16 (eighths of an octave) or float16 [groups, rows]
+        One scale a group.
+    zero_points : float32 [groups, rows]
+        The point on the scale of codes that stands for zero; see `laq.core.qtensor`.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zero_points: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What a method derives from a hessian, once for all weights that share it.
+
+    Parameters
+    ----------
+    column_weights : float32 [columns]
+        What a squared rounding error in each column costs under this method.
+    factor : float32 [columns, columns], or None
+        How an error spreads over later columns; None without error feedback.
+    """
+
+    column_weights: torch.Tensor
+    factor: torch.Tensor | None
+
+
+class Quantizer(ABC):
+    """Contract of a method; widths may differ by tile, so one call serves a whole matrix."""
+
+    status: ClassVar[Literal["stable", "experimental"]]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def prepare(self, hessian: torch.Tensor) -> Feedback:
+        """Return what the method needs of a hessian, float32 [columns, columns].
+
+        Raises CalibrationError if the hessian cannot be used.
+        """
+
+    @abstractmethod
+    def quantize(
+        self, weight: torch.Tensor, feedback: Feedback, n_levels: torch.Tensor, *, scale_format: ScaleFormat
+    ) -> Codes:
+        """Choose codes, scales and zero points.
+
+        weight : [columns, rows], float32, in the order of processing, padded to whole groups
+        feedback : what `prepare` returned for the columns in the same order
+        n_levels : [groups, rows], float32, number of values a code may take (1: absent)
+        """
+
+
+QUANTIZERS: Registry[Quantizer] = Registry("quantizer", "laq.quantizers", Quantizer)  # type: ignore[type-abstract]  # the ABC is only the bound

@@ -1,0 +1,83 @@
+"""From sorted weights and their plan to codes: weights that share a hessian go through together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from laq.core.formats import CANDIDATES
+from laq.core.groups import TILE_ROWS
+from laq.core.permutation import IndexArray
+from laq.core.qtensor import QTensor
+from laq.core.scheme import ScaleFormat
+from laq.quantizers import Codes, Feedback, Quantizer
+from laq.quantizers.common.sorting import SortedWeight
+
+N_LEVELS = torch.tensor([float(candidate.n_levels) for candidate in CANDIDATES])
+
+
+def encode(
+    weights: Sequence[SortedWeight],
+    choices: Sequence[npt.NDArray[np.uint8]],
+    quantizer: Quantizer,
+    feedback: Feedback,
+    *,
+    columns: IndexArray | None,
+    scale_format: ScaleFormat,
+) -> list[QTensor]:
+    """Quantize weights that share a hessian.
+
+    Parameters
+    ----------
+    weights : sequence of SortedWeight
+        In one order of columns.
+    choices : sequence of uint8 [n_row_blocks, n_groups]
+        Candidate format of every tile of each weight.
+    quantizer, feedback
+        Method, and what it prepared from the shared hessian.
+    columns : uint16 or uint32 [n_columns], or None
+        The shared order of columns.
+    scale_format : ScaleFormat
+        How scales are stored.
+    """
+    matrix = torch.cat([weight.matrix for weight in weights], 1)
+    n_levels = torch.cat([tile_levels(choice) for choice in choices], 1)
+    codes = quantizer.quantize(matrix, feedback, n_levels, scale_format=scale_format)
+    ends = np.cumsum([weight.grid.padded_rows for weight in weights]).tolist()
+    return [
+        _qtensor(weight, choice, _rows(codes, end - weight.grid.padded_rows, end), columns, scale_format)
+        for weight, choice, end in zip(weights, choices, ends, strict=True)
+    ]
+
+
+def tile_levels(choices: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """Return the number of levels of every row of every group; float32 [n_groups, padded_rows]."""
+    by_tile = N_LEVELS[torch.from_numpy(choices.astype(np.int64))]
+    return by_tile.repeat_interleave(TILE_ROWS, 0).T.contiguous()
+
+
+def _rows(codes: Codes, start: int, stop: int) -> Codes:
+    part = slice(start, stop)
+    return Codes(codes.codes[:, part], codes.scales[:, part], codes.zero_points[:, part])
+
+
+def _qtensor(
+    weight: SortedWeight,
+    choices: npt.NDArray[np.uint8],
+    codes: Codes,
+    columns: IndexArray | None,
+    scale_format: ScaleFormat,
+) -> QTensor:
+    return QTensor(
+        grid=weight.grid,
+        scale_format=scale_format,
+        choices=choices,
+        codes=codes.codes.T.contiguous().numpy(),
+        scales=codes.scales.T.contiguous().numpy(),
+        zero_points=codes.zero_points.T.contiguous().numpy(),
+        row_permutation=weight.row_permutation,
+        column_permutation=columns,
+    )

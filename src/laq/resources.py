@@ -1,0 +1,57 @@
+"""Memory and disk that a run will need, checked before it starts."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+
+import psutil
+import torch
+
+from laq.core.errors import ResourceError
+from laq.networks import Batch, Network
+
+WORKING_BYTES = 1 << 30
+"""Activations of one block, logits and one weight in float32: what a step holds besides the network."""
+
+
+def check_resources(network: Network, batches: Sequence[Batch]) -> None:
+    """Raise ResourceError if calibration will not fit in memory or its files on disk.
+
+    Parameters
+    ----------
+    network : Network
+        Already loaded.
+    batches : sequence of Batch
+        Calibration data.
+    """
+    widths = [weight.shape[1] for weight in network.weights]
+    memory = WORKING_BYTES + 3 * network.n_params // 2 + 12 * max(widths) ** 2
+    free = psutil.virtual_memory().available
+    if memory > free:
+        raise ResourceError(
+            f"{network.source}: quantizing needs about {memory / 1e9:.1f} GB more memory, {free / 1e9:.1f} GB are free",
+            hint="close other programs, or use a machine with more memory",
+        )
+    disk = sum(4 * width * width for width in widths) + _block_inputs(network, batches)
+    folder = tempfile.gettempdir()
+    free_disk = shutil.disk_usage(folder).free
+    if disk > free_disk:
+        raise ResourceError(
+            f"{folder}: calibration parks up to {disk / 1e9:.1f} GB there, {free_disk / 1e9:.1f} GB are free",
+            hint="set TMPDIR to a larger disk, or lower --tokens",
+        )
+
+
+def _block_inputs(network: Network, batches: Sequence[Batch]) -> int:
+    if not network.blocks:
+        return 0
+    n_tokens = sum(
+        value.numel()
+        for batch in batches
+        for value in (batch.values() if isinstance(batch, Mapping) else batch)
+        if isinstance(value, torch.Tensor) and not value.is_floating_point()
+    )
+    n_blocks = len(list(network.module.get_submodule(network.blocks).children()))
+    return 4 * n_tokens * n_blocks * min(weight.shape[1] for weight in network.weights)

@@ -1,0 +1,124 @@
+"""From an archive to a module that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from laq.core.errors import FormatError, RequestError
+from laq.io.archive import Archive, open_archive
+from laq.networks.tensors import from_raw
+from laq.networks.transformers import first_line, require_transformers
+from laq.runtime.replace import replace_weights_
+
+
+def load(folder: str | Path, *, module: nn.Module | None = None, device: str = "cpu") -> nn.Module:
+    """Open an archive as an ordinary module whose weights stay packed in memory.
+
+    Parameters
+    ----------
+    folder : str or Path
+        What `Result.save` or `laq quantize` wrote.
+    module : nn.Module, optional
+        A fresh module of the original's class, for archives of networks given in memory; changed in place.
+        Language models of transformers are built from the archive's config.
+    device : str
+        Where to put it.
+
+    Raises
+    ------
+    FormatError
+        If the archive is damaged.
+    RequestError
+        If `module` is needed, or does not fit.
+    """
+    return module_of(open_archive(Path(folder)), module=module).to(device)
+
+
+def module_of(archive: Archive, *, module: nn.Module | None = None) -> nn.Module:
+    """Build the module of an opened archive; see `load`."""
+    manifest = archive.manifest
+    if module is None:
+        if manifest.architecture != "transformers":
+            raise RequestError(
+                f"{archive.folder}: was made from a module in memory, which laq cannot build by itself",
+                hint="pass a fresh one: laq.load(folder, module=MyNetwork())",
+            )
+        module = _empty_transformer(archive)
+    _check_fits(archive, module)
+    packed = {entry.name: archive.packed(entry) for entry in manifest.weights}
+    replace_weights_(module, {entry.name: entry.modules for entry in manifest.weights}, packed)
+    for name in manifest.kept:
+        _put(module, name, from_raw(archive.tensors[name]))
+    left = [name for name, tensor in module.named_parameters() if tensor.device.type == "meta"]
+    if left:
+        raise FormatError(f"{archive.folder}: holds nothing for {', '.join(left[:8])}", hint="quantize it again")
+    return module.eval()
+
+
+def _empty_transformer(archive: Archive) -> nn.Module:
+    transformers = require_transformers()
+    from accelerate import init_empty_weights
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(archive.folder, local_files_only=True)
+        config.quantization_config = None
+        del config.quantization_config
+        dtype = getattr(torch, archive.manifest.weights[0].dtype)
+        with init_empty_weights(include_buffers=False):
+            module: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        if (archive.folder / "generation_config.json").is_file():
+            module.generation_config = transformers.GenerationConfig.from_pretrained(archive.folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{archive.folder}: its config cannot be used: {first_line(error)}") from error
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def _check_fits(archive: Archive, module: nn.Module) -> None:
+    """All offenders at once: paths or shapes that the module lacks."""
+    problems = []
+    for entry in archive.manifest.weights:
+        for path in entry.modules:
+            try:
+                found = tuple(module.get_submodule(path).weight.shape)
+            except AttributeError:
+                found = None
+            if found != entry.shape:
+                problems.append(f"{path}: expected a weight {entry.shape}, found {found}")
+    for name in archive.manifest.kept:
+        path, _, attribute = name.rpartition(".")
+        try:
+            shape = tuple(getattr(module.get_submodule(path), attribute).shape)
+        except AttributeError:
+            shape = None
+        if shape != archive.tensors[name].shape:
+            problems.append(f"{name}: expected {archive.tensors[name].shape}, found {shape}")
+    if problems:
+        raise RequestError(
+            f"{archive.folder} does not fit {type(module).__name__}: " + "; ".join(problems[:8]),
+            hint="pass a module of the class and sizes that were quantized",
+        )
+
+
+def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    path, _, attribute = name.rpartition(".")
+    parent = module.get_submodule(path)
+    if attribute in parent._parameters:  # noqa: SLF001 - the only way to tell parameters from buffers
+        tensor_or_parameter: torch.Tensor = nn.Parameter(tensor, requires_grad=False)
+    else:
+        tensor_or_parameter = tensor
+    setattr(parent, attribute, tensor_or_parameter)
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """Return the tokenizer of an archive, or None."""
+    from laq.networks.transformers import load_tokenizer
+
+    return load_tokenizer(require_transformers(), folder)
+
+
+__all__ = ["load", "module_of", "tokenizer_of"]

@@ -1,0 +1,162 @@
+"""A packed matrix as a module: buffers hold the archive's bytes, rows are decoded when they are needed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import nn
+
+from laq.core.errors import RequestError
+from laq.core.groups import TILE_ROWS, TileGrid
+from laq.core.packing import LINE_BYTES, LOG_SCALE_BIAS, PackedTensor, tile_offsets, tile_row_blocks
+from laq.core.permutation import inverse
+from laq.core.qtensor import LOG_STEPS
+from laq.core.scheme import ScaleFormat
+from laq.kernels.torch_decode import decode_bricks, decode_zero_points
+
+DECODE_ELEMENTS = 1 << 21
+"""Weights decoded at a time: bounds the float32 temporary to 8 MB."""
+
+
+class PackedWeight(nn.Module):
+    """The packed bytes of one matrix, and the decoding of any of its row blocks.
+
+    Parameters
+    ----------
+    packed : PackedTensor
+        Checked sections; the arrays are copied once.
+    """
+
+    payload: torch.Tensor
+    bits: torch.Tensor
+    groups: torch.Tensor
+    scales: torch.Tensor
+    scale_base: torch.Tensor | None
+    zero_points: torch.Tensor
+    tile_starts: torch.Tensor
+    column_index: torch.Tensor | None
+    row_index: torch.Tensor | None
+
+    def __init__(self, packed: PackedTensor) -> None:
+        super().__init__()
+        self.grid: TileGrid = packed.grid
+        self.scale_format: ScaleFormat = packed.scale_format
+        self.register_buffer("payload", _tensor(packed.payload).view(-1, LINE_BYTES))
+        self.register_buffer("bits", _tensor(packed.bits))
+        self.register_buffer("groups", _tensor(packed.groups.astype(np.int16)))
+        self.register_buffer("scales", _tensor(packed.scales))
+        self.register_buffer("zero_points", _tensor(packed.zero_points))
+        base = None if packed.scale_base is None else _octaves(packed.scale_base)
+        self.register_buffer("scale_base", None if base is None else _tensor(base))
+        blocks = tile_row_blocks(packed)
+        starts = np.searchsorted(blocks, np.arange(packed.grid.n_row_blocks + 1))
+        self.register_buffer("tile_starts", _tensor(starts.astype(np.int32)))
+        columns, rows = packed.column_permutation, packed.row_permutation
+        self.register_buffer("column_index", None if columns is None else _index(columns))
+        self.register_buffer("row_index", None if rows is None else _index(inverse(rows)))
+        assert int(tile_offsets(packed.bits, packed.grid)[-1]) == len(packed.payload)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the matrix."""
+        return self.grid.n_rows
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the matrix."""
+        return self.grid.n_columns
+
+    def decode(self, blocks: torch.Tensor) -> torch.Tensor:
+        """Return the stored rows of some row blocks; int64 [n] to float32 [n * 16, padded_columns]."""
+        grid = self.grid
+        tiles, block_of = self._tiles_of(blocks)
+        out = torch.zeros(len(blocks), grid.n_groups, TILE_ROWS, grid.group_size, device=self.payload.device)
+        lines, zero_bytes = self._positions(tiles, blocks)
+        widths = self.bits[tiles]
+        for bits in torch.unique(widths).tolist():
+            which = (widths == bits).nonzero()[:, 0]
+            codes = self._codes(lines[which], bits)
+            zeros = decode_zero_points(self._zero_bytes(zero_bytes[which], bits), bits)
+            values = codes.float().sub_(zeros[:, :, None])
+            values.mul_(self._scales(tiles[which], blocks[block_of[which]])[:, :, None])
+            out[block_of[which], self.groups[tiles[which]].long()] = values
+        return out.transpose(1, 2).reshape(len(blocks) * TILE_ROWS, grid.padded_columns)
+
+    def dequantize(self) -> torch.Tensor:
+        """Return the whole matrix in the source's order; float32 [n_rows, n_columns]."""
+        blocks = torch.arange(self.grid.n_row_blocks, device=self.payload.device)
+        stored = self.decode(blocks)[: self.n_rows, : self.n_columns]
+        rows = stored if self.row_index is None else stored[self.row_index.long()]
+        if self.column_index is None:
+            return rows
+        result = torch.empty_like(rows)
+        result[:, self.column_index.long()] = rows
+        return result
+
+    def _tiles_of(self, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stored tiles of the row blocks, and the position in `blocks` that each belongs to."""
+        starts, ends = self.tile_starts[blocks].long(), self.tile_starts[blocks + 1].long()
+        counts = ends - starts
+        block_of = torch.repeat_interleave(torch.arange(len(blocks), device=blocks.device), counts)
+        first = torch.cumsum(counts, 0) - counts
+        return torch.arange(len(block_of), device=blocks.device) - first[block_of] + starts[block_of], block_of
+
+    def _positions(self, tiles: torch.Tensor, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """First payload line and first zero-point byte of each tile: sums of the widths before it."""
+        del blocks
+        ends = torch.cumsum(self.bits, 0, dtype=torch.int32)
+        before = (ends - self.bits)[tiles].long()
+        return before * (self.grid.tile_elements // (8 * LINE_BYTES)), before * (TILE_ROWS // 8)
+
+    def _codes(self, first_lines: torch.Tensor, bits: int) -> torch.Tensor:
+        n_lines = bits * self.grid.tile_elements // (8 * LINE_BYTES)
+        index = first_lines[:, None] + torch.arange(n_lines, device=first_lines.device)
+        return decode_bricks(self.payload[index].view(len(first_lines), -1, bits, LINE_BYTES), bits)
+
+    def _zero_bytes(self, first: torch.Tensor, bits: int) -> torch.Tensor:
+        return self.zero_points[first[:, None] + torch.arange(2 * bits, device=first.device)]
+
+    def _scales(self, tiles: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+        """Scale of each row of each tile; float32 [n, 16]."""
+        if self.scale_base is None:
+            return self.scales[tiles].float()
+        steps = self.scales[tiles].int() - LOG_SCALE_BIAS
+        octave = torch.div(steps, LOG_STEPS, rounding_mode="floor")
+        factors = torch.exp2(torch.arange(LOG_STEPS, dtype=torch.float64) / LOG_STEPS).float().to(steps.device)
+        exponent = octave + self.scale_base[blocks].int()[:, None]
+        return torch.ldexp(factors[(steps - octave * LOG_STEPS).long()], exponent)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeight:
+        """Copy the buffers; plain copying would go through pickling, which is refused."""
+        twin = PackedWeight.__new__(PackedWeight)
+        memo[id(self)] = twin
+        nn.Module.__init__(twin)
+        twin.grid, twin.scale_format, twin.training = self.grid, self.scale_format, self.training
+        for name, buffer in self._buffers.items():
+            twin.register_buffer(name, None if buffer is None else copy.deepcopy(buffer, memo))
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse to be pickled."""
+        raise RequestError(
+            "a packed model cannot be pickled",
+            hint="save it with result.save(FOLDER) and open it with laq.load(FOLDER); state_dict() can be pickled",
+        )
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    return torch.from_numpy(np.array(array))
+
+
+def _index(permutation: np.ndarray[Any, Any]) -> torch.Tensor:
+    """An index as torch can hold it compactly: int16 up to 32768 elements, else int32."""
+    dtype = np.int16 if len(permutation) <= 1 << 15 else np.int32
+    return _tensor(permutation.astype(dtype))
+
+
+def _octaves(base: np.ndarray[Any, np.dtype[np.float16]]) -> np.ndarray[Any, np.dtype[np.int8]]:
+    _, exponent = np.frexp(base.astype(np.float32))
+    return (exponent - 1).astype(np.int8)

@@ -1,0 +1,88 @@
+"""From a module and packed weights to a packed module of the same class."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from laq.core.packing import PackedTensor
+from laq.networks.module import Network
+from laq.runtime.embedding import PackedEmbedding
+from laq.runtime.linear import PackedLinear
+from laq.runtime.packed import PackedWeight
+
+
+def packed_copy(network: Network, packed: Mapping[str, PackedTensor]) -> nn.Module:
+    """Return a copy of the network's module whose weights in `packed` are packed; the source stays as it is.
+
+    Parameters
+    ----------
+    network : Network
+        The original.
+    packed : mapping
+        Packed weights by name.
+    """
+    # the copy shares the big float weights for a moment instead of duplicating them
+    memo = {id(weight): weight for weight in (network.module.get_parameter(name) for name in packed)}
+    module = copy.deepcopy(network.module, memo)
+    holders = {weight.name: weight.modules for weight in network.weights if weight.name in packed}
+    replace_weights_(module, holders, packed)
+    return module
+
+
+def replace_weights_(
+    module: nn.Module, holders: Mapping[str, tuple[str, ...]], packed: Mapping[str, PackedTensor]
+) -> None:
+    """Put packed layers in place of the linears and embeddings that hold each weight.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Changed in place.
+    holders : mapping
+        Paths of the modules that hold each weight.
+    packed : mapping
+        Packed weights by name.
+    """
+    for name, paths in holders.items():
+        weight = PackedWeight(packed[name])
+        for path in paths:
+            old = module.get_submodule(path)
+            parent, _, attribute = path.rpartition(".")
+            setattr(module.get_submodule(parent), attribute, _packed_layer(old, weight))
+    # tied names would make transformers look for parameters that are no longer there
+    if hasattr(module, "tie_weights"):
+        module.tie_weights = _nothing_to_tie  # type: ignore[assignment]  # instance attribute shadows the method
+
+
+def _nothing_to_tie(*args: object, **kwargs: object) -> None:
+    del args, kwargs
+
+
+def _packed_layer(old: nn.Module, weight: PackedWeight) -> nn.Module:
+    new: nn.Module
+    if isinstance(old, nn.Embedding):
+        scale = float(getattr(old, "embed_scale", 1.0))
+        new = PackedEmbedding(weight, dtype=old.weight.dtype, scale=scale)
+    else:
+        assert isinstance(old, nn.Linear)
+        new = PackedLinear(weight, old.bias)
+    new.train(mode=old.training)
+    return new
+
+
+def resident_bytes(module: nn.Module) -> int:
+    """Return the bytes of all distinct parameters and buffers."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    storages: dict[int, int] = {}
+    for tensor in tensors.values():
+        if tensor.device.type != "meta":
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+__all__ = ["packed_copy", "replace_weights_", "resident_bytes", "torch"]

@@ -1,0 +1,200 @@
+"""A quantized network: runs, says where the bits went and what it cost, and saves itself."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from laq.core.curve import WeightCurves
+from laq.core.errors import RunError
+from laq.core.packing import PackedTensor
+from laq.core.permutation import IndexArray, index_dtype
+from laq.core.plan import Plan
+from laq.core.record import Record
+from laq.core.scheme import ScaleFormat
+from laq.io.archive import Manifest, WeightEntry, archive_tensors, fixed_bytes, folder_bytes, open_archive, save_archive
+from laq.io.safetensors import RawTensor
+from laq.networks.module import Network, stored_tensor
+from laq.networks.tensors import SAFETENSORS_NAMES, to_raw
+from laq.runtime.load import module_of
+from laq.runtime.replace import packed_copy
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Another plan of the same bytes, and how it did on the selection split."""
+
+    label: str
+    plan: Plan
+    record: Record
+
+
+@dataclass(frozen=True)
+class Result:
+    """What quantization returns.
+
+    Parameters
+    ----------
+    network : Network
+        The original.
+    plan : Plan
+        What was decided.
+    packed : mapping
+        Packed weights by name.
+    record : Record or None
+        What was lost on the test split, once evaluated.
+    comparisons : tuple of Comparison
+        Plans that this one was held against on the selection split, itself first.
+    verdict : str
+        One sentence: which plan was kept and why.
+    provenance : mapping
+        Seed, data and settings.
+    """
+
+    network: Network
+    plan: Plan
+    packed: Mapping[str, PackedTensor]
+    record: Record | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    verdict: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The packed network, an ordinary module of the original's class."""
+        return packed_copy(self.network, self.packed)
+
+    def manifest(self) -> Manifest:
+        """Return what laq.json will say."""
+        histograms = {weight.name: weight.histogram() for weight in self.plan.weights}
+        orders = {weight.name: weight.column_order for weight in self.plan.weights}
+        provenance = {**self.provenance, "source_hash": self.plan.source_hash, "versions": versions()}
+        return Manifest(
+            architecture=self.network.architecture,
+            weights=tuple(
+                WeightEntry(w.name, w.kind, w.modules, w.dtype, w.shape, self._group_size, orders[w.name], histograms[w.name])
+                for w in self.network.weights
+            ),
+            kept={kept.name: "" for kept in self.network.kept},
+            column_permutations={key: "" for key in self.plan.column_permutations},
+            scale_format=self.plan.scale_format,
+            plan=self.plan.summary(),
+            provenance=provenance,
+            record={} if self.record is None else self.record.to_json(),
+        )
+
+    @property
+    def _group_size(self) -> int:
+        return self.plan.weights[0].grid.group_size
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the archive, open it again and compare every byte and one forward pass with this result.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Free, or an archive, which is replaced only when the new one is complete.
+
+        Raises
+        ------
+        RequestError
+            If the folder holds something that laq did not write.
+        RunError
+            If what was written differs from what is in memory.
+        """
+        path, manifest = Path(folder), self.manifest()
+        kept = {k.name: to_raw(stored_tensor(self.network.module, k.name)) for k in self.network.kept}
+        save_archive(path, manifest, packed=self.packed, kept=kept, sidecars=self.network.sidecars)
+        self._compare_with(path, archive_tensors(manifest, self.packed, kept))
+        return path
+
+    def _compare_with(self, path: Path, expected: Mapping[str, RawTensor]) -> None:
+        archive = open_archive(path)
+        differing = [name for name, raw in expected.items() if not np.array_equal(archive.tensors[name].data, raw.data)]
+        if differing:
+            raise RunError(f"{path}: differs from memory after saving: {', '.join(differing[:8])}", hint="check the disk")
+        if self.network.architecture == "transformers":
+            ids = torch.arange(8)[None] % archive.manifest.weights[0].shape[0]
+            with torch.inference_mode():
+                before, after = (m(input_ids=ids).logits for m in (self.model, module_of(archive)))
+            if not torch.equal(before, after):
+                raise RunError(f"{path}: outputs of the reopened archive differ from those in memory")
+        if folder_bytes(path) > self.plan.budget_bytes:
+            raise RunError(f"{path}: {folder_bytes(path)} bytes, over the budget of {self.plan.budget_bytes}")
+
+    def with_record(self, record: Record) -> Result:
+        """Return this result with a record; the packed weights and the model are shared."""
+        result = replace(self, record=record)
+        if "model" in self.__dict__:
+            result.__dict__["model"] = self.model
+        return result
+
+
+def archive_fixed_bytes(
+    network: Network,
+    weights: Sequence[WeightCurves],
+    column_permutations: Mapping[str, IndexArray],
+    scale_format: ScaleFormat,
+) -> int:
+    """Return the bytes of an archive besides its weights' own sections.
+
+    Parameters
+    ----------
+    network : Network
+        Its kept tensors and its config and tokenizer files are counted.
+    weights : sequence of WeightCurves
+        Shapes and orders of the packed weights.
+    column_permutations : mapping
+        Shared orders of columns.
+    scale_format : ScaleFormat
+        How scales are stored.
+    """
+    curves = {weight.name: weight for weight in weights}
+    entries = tuple(
+        WeightEntry(w.name, w.kind, w.modules, w.dtype, w.shape, curves[w.name].grid.group_size, curves[w.name].column_order, {})
+        for w in network.weights
+    )
+    manifest = Manifest(
+        architecture=network.architecture,
+        weights=entries,
+        kept={kept.name: "" for kept in network.kept},
+        column_permutations={key: "" for key in column_permutations},
+        scale_format=scale_format,
+        plan={},
+        provenance={},
+        record={},
+    )
+    kept = [(k.name, SAFETENSORS_NAMES[getattr(torch, k.dtype)], k.shape) for k in network.kept]
+    columns = [(key, "U16" if index_dtype(len(o)).itemsize == 2 else "U32", (len(o),)) for key, o in column_permutations.items()]
+    return fixed_bytes(manifest, kept=kept, column_specs=columns, sidecar_bytes=sidecar_bytes(network))
+
+
+def sidecar_bytes(network: Network) -> int:
+    """Return the bytes of the source's config and tokenizer files as an archive holds them."""
+    if network.sidecars is None:
+        return 0
+    with tempfile.TemporaryDirectory(prefix="laq-") as folder:
+        network.sidecars(Path(folder))
+        return folder_bytes(Path(folder))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that shape the bytes."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "threads": str(torch.get_num_threads())}
+    for name in ("laq", "torch", "numpy", "transformers", "gguf"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Predicted loss of tiles: one metric a file."""

@@ -1,0 +1,123 @@
+"""Curves of all weights of a network; weights that share an input share its factor and order of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from laq.core.curve import WeightCurves
+from laq.core.groups import TileGrid
+from laq.core.importance import Importance, importance_of
+from laq.core.permutation import IndexArray, permutation_bytes
+from laq.core.progress import track
+from laq.core.scheme import ScaleFormat
+from laq.core.stats import Stats
+from laq.networks.module import Network, WeightRef
+from laq.quantizers import Feedback, Quantizer
+from laq.quantizers.common.sorting import column_order, row_order, sort_weight, sorted_hessian
+from laq.sensitivity.fisher import tile_losses
+
+MAX_ORDER_BITS = 0.25
+"""Bits per weight that storing an order may cost; sorting saves about half a bit (bench/RESULTS.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Curves of every weight, and the column permutations that they share."""
+
+    weights: tuple[WeightCurves, ...]
+    column_permutations: dict[str, IndexArray]
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoding:
+    """How weights are encoded."""
+
+    quantizer: Quantizer
+    group_size: int
+    scale_format: ScaleFormat
+
+
+def measure_weights(
+    network: Network, stats: Stats, quantizer: Quantizer, *, group_size: int, scale_format: ScaleFormat
+) -> Measured:
+    """Measure every tile of every weight at every candidate format.
+
+    Parameters
+    ----------
+    network : Network
+        The weights.
+    stats : Stats
+        What calibration saw of them.
+    quantizer : Quantizer
+        Method whose error is measured.
+    group_size : int
+        Columns that share a scale.
+    scale_format : ScaleFormat
+        How scales are stored.
+
+    Raises
+    ------
+    CalibrationError
+        If the statistics of a weight are missing or unusable.
+    """
+    encoding = _Encoding(quantizer, group_size, scale_format)
+    columns: dict[str, IndexArray] = {}
+    curves: dict[str, WeightCurves] = {}
+    families = group_by_input(network.weights, stats)
+    todo = [(family, index) for family in families for index in range(len(family))]
+    feedback: Feedback | None = None
+    for family, index in track(todo, label="measuring", total=len(todo)):
+        weight = family[index]
+        importance = importance_of(stats, weight.name)
+        key = f"{stats.uses[weight.name][0].columns}.column_permutation"
+        if index == 0:
+            order = column_order(importance) if _worth_sorting_columns(family, group_size) else None
+            grid = TileGrid(*weight.shape, group_size)
+            feedback = quantizer.prepare(sorted_hessian(importance, grid, order))
+            if order is not None:
+                columns[key] = order
+        assert feedback is not None
+        curves[weight.name] = _measure(
+            weight, network.weight(weight.name), importance, feedback, encoding, (key, columns.get(key))
+        )
+    return Measured(tuple(curves[weight.name] for weight in network.weights), columns)
+
+
+def group_by_input(weights: Sequence[WeightRef], stats: Stats) -> list[list[WeightRef]]:
+    """Return weights that share the moments of their input together, in order of first appearance."""
+    families: dict[str, list[WeightRef]] = {}
+    for weight in weights:
+        families.setdefault(stats.uses[weight.name][0].columns, []).append(weight)
+    return list(families.values())
+
+
+def _worth_sorting_columns(family: Sequence[WeightRef], group_size: int) -> bool:
+    n_columns = family[0].shape[1]
+    n_weights = sum(weight.shape[0] * n_columns for weight in family)
+    return n_columns > group_size and 8 * permutation_bytes(n_columns) <= MAX_ORDER_BITS * n_weights
+
+
+def _measure(
+    weight: WeightRef,
+    values: torch.Tensor,
+    importance: Importance,
+    feedback: Feedback,
+    encoding: _Encoding,
+    order: tuple[str, IndexArray | None],
+) -> WeightCurves:
+    grid = TileGrid(*weight.shape, encoding.group_size)
+    key, columns = order
+    rows = row_order(values, importance) if _worth_sorting_rows(grid) else None
+    sorted_weight = sort_weight(values, importance, grid, rows=rows, columns=columns)
+    losses = tile_losses(
+        sorted_weight, encoding.quantizer, feedback, importance, columns=columns, scale_format=encoding.scale_format
+    )
+    return WeightCurves(weight.name, grid, losses, rows, key if columns is not None else "")
+
+
+def _worth_sorting_rows(grid: TileGrid) -> bool:
+    stored_bits = 8 * permutation_bytes(grid.n_rows)
+    return grid.n_row_blocks > 1 and stored_bits <= MAX_ORDER_BITS * grid.n_rows * grid.n_columns

@@ -1,0 +1,226 @@
+"""The steps of the main path, one function each: every value between them can be saved and opened again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from laq.allocation.common import allocate as _allocate
+from laq.calibration.collect import calibrate as _calibrate
+from laq.calibration.collect import hash_batches
+from laq.calibration.data import CALIBRATION_TOKENS, Splits, evaluation_batches, text_splits
+from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
+from laq.core.curve import Curves
+from laq.core.errors import DataError, RequestError
+from laq.core.plan import Plan
+from laq.core.record import Record
+from laq.core.scheme import ScaleFormat
+from laq.core.stats import Stats
+from laq.core.target import Unit
+from laq.evaluation.divergence import compare
+from laq.networks import Batch, Network, describe, load_network
+from laq.quantizers import QUANTIZERS
+from laq.quantizers.common.apply import apply_plans
+from laq.runtime.replace import resident_bytes
+from laq.runtime.result import Result, archive_fixed_bytes
+from laq.sensitivity.measure import measure_weights
+
+Source = str | Path | nn.Module | Network
+Data = str | Path | Sequence[Batch] | None
+
+
+def open_network(source: Source, *, keep: str | None = None) -> Network:
+    """Load a network, or describe a module.
+
+    Parameters
+    ----------
+    source : str, Path, nn.Module or Network
+        A Hugging Face folder, a .gguf file, a hub id, or a module in memory.
+    keep : str, optional
+        Regular expression of weights that stay as they are.
+
+    Raises
+    ------
+    NetworkError
+        If it cannot be loaded, or nothing is left to quantize.
+    """
+    if isinstance(source, nn.Module):
+        network = describe(source, architecture="module")
+    else:
+        network = source if isinstance(source, Network) else load_network(source)
+    return network if keep is None else network.keeping(keep)
+
+
+def splits_of(network: Network, data: Data, *, tokens: int = CALIBRATION_TOKENS, seed: int = 0) -> Splits:
+    """Return three disjoint splits of text, token ids, or batches given in memory.
+
+    Raises
+    ------
+    DataError
+        If there are too few.
+    """
+    if data is None or isinstance(data, str | Path):
+        return text_splits(network, data, n_tokens=tokens, seed=seed)
+    if len(data) < 3:
+        raise DataError(f"{len(data)} batches; three disjoint splits need at least 3", hint="pass more batches")
+    n = max(1, len(data) // 5)
+    return Splits(tuple(data[: -2 * n]), tuple(data[-2 * n : -n]), tuple(data[-n:]), f"{len(data)} batches")
+
+
+def calibrate(
+    network: Source, data: Data | Splits = None, *, tokens: int = CALIBRATION_TOKENS, seed: int = 0
+) -> Stats:
+    """Collect the statistics of all weights on the calibration split of `data`.
+
+    See `laq.calibration.collect.calibrate`.
+    """
+    opened = open_network(network)
+    splits = data if isinstance(data, Splits) else splits_of(opened, data, tokens=tokens, seed=seed)
+    return _calibrate(opened, splits.calibration, seed=seed)
+
+
+def measure(
+    network: Source,
+    stats: Stats,
+    *,
+    quantizer: str = "gptq",
+    group_size: int = 64,
+    scale_format: str = "log8",
+) -> Curves:
+    """Measure the loss of every tile at every candidate format.
+
+    Parameters
+    ----------
+    network : Source
+        The original.
+    stats : Stats
+        What calibration saw of it.
+    quantizer : str
+        Method whose error is measured.
+    group_size : int
+        32, 64 or 128 columns that share a scale.
+    scale_format : "log8" or "float16"
+        How scales are stored.
+    """
+    opened, scales = open_network(network), ScaleFormat(scale_format)
+    method = QUANTIZERS.get(quantizer)()
+    measured = measure_weights(opened, stats, method, group_size=group_size, scale_format=scales)
+    return Curves(
+        weights=measured.weights,
+        column_permutations=measured.column_permutations,
+        scale_format=scales,
+        quantizer=quantizer,
+        fixed_bytes=archive_fixed_bytes(opened, measured.weights, measured.column_permutations, scales),
+        original_bytes=opened.original_bytes,
+        n_params=opened.n_params,
+        source_hash=opened.content_hash(),
+        data_hash=stats.data_hash,
+    )
+
+
+def allocate(
+    curves: Curves,
+    *,
+    bpw: float | None = None,
+    size: int | str | None = None,
+    unit: str = "tile",
+    allocator: str = "lagrange",
+    control: str | None = None,
+    floor: bool = True,
+    seed: int = 0,
+) -> Plan:
+    """Choose a format for every tile within a budget; takes seconds, no torch.
+
+    See `laq.allocation.common.allocate`; give either `bpw` or `size` (bytes, or text like "60MB").
+    """
+    if (bpw is None) == (size is None):
+        raise RequestError("give one of bpw and size", hint="for example bpw=4.0 or size='60MB'")
+    if bpw is not None:
+        budget = bpw_to_bytes(bpw, curves.n_params)
+    else:
+        budget = parse_size(size) if isinstance(size, str) else int(size or 0)
+    return _allocate(
+        curves, budget, unit=unit_of(unit), allocator=allocator, control=control, floor=floor, seed=seed
+    )
+
+
+def unit_of(name: str) -> Unit:
+    """Return the unit of decision called `name`, or raise RequestError with the list."""
+    names = [unit.value for unit in Unit]
+    if name not in names:
+        raise RequestError(f"unknown unit {name!r}", hint=f"choose one of: {', '.join(names)}")
+    return Unit(name)
+
+
+def apply(network: Source, plan: Plan, stats: Stats) -> Result:
+    """Quantize and pack a network by a plan.
+
+    Raises
+    ------
+    RequestError
+        If the plan was made for another network.
+    """
+    return apply_all(open_network(network), [plan], stats)[0]
+
+
+def apply_all(network: Network, plans: Sequence[Plan], stats: Stats) -> list[Result]:
+    """Quantize and pack a network by several plans of one measurement; see `apply`."""
+    network.check_hash(plans[0].source_hash)
+    packed = apply_plans(network, plans, stats)
+    return [Result(network, plan, tensors) for plan, tensors in zip(plans, packed, strict=True)]
+
+
+def evaluate(
+    model: nn.Module,
+    *,
+    reference: Source,
+    data: Data = None,
+    size_bytes: int | None = None,
+    split: str = "test",
+) -> Record:
+    """Measure how far `model` is from its original on held-out data.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The quantized network.
+    reference : Source
+        The original.
+    data : str, Path, sequence of Batch, or None
+        Held-out data; None for the test split of the built-in text.
+    size_bytes : int, optional
+        Bytes of the archive; what the module holds in memory if not given.
+    split : str
+        Name of the data in the record.
+    """
+    original = open_network(reference)
+    batches = data if isinstance(data, list | tuple) else evaluation_batches(original, data)  # type: ignore[arg-type]  # a str is no list
+    return records(original, {"": (model, size_bytes)}, batches, split=split)[""]
+
+
+def records(
+    original: Network, models: dict[str, tuple[nn.Module, int | None]], batches: Sequence[Batch], *, split: str
+) -> dict[str, Record]:
+    """Evaluate several quantized networks side by side: the original runs once."""
+    modules = [module for module, _ in models.values()]
+    found = compare(original.module, modules, batches, label=f"evaluating on {split}")
+    data_hash = hash_batches(batches)
+    result = {}
+    for (name, (module, size_bytes)), divergence in zip(models.items(), found, strict=True):
+        size = size_bytes if size_bytes is not None else resident_bytes(module)
+        result[name] = Record(
+            kl_nats=divergence.kl_nats,
+            kl_stderr_nats=divergence.kl_stderr_nats,
+            perplexity_original=divergence.perplexity_original,
+            perplexity=divergence.perplexity,
+            top1_agreement=divergence.top1_agreement,
+            n_tokens=divergence.n_tokens,
+            size_bytes=size,
+            original_bytes=original.original_bytes,
+            bpw=bytes_to_bpw(size, original.n_params),
+            split=split,
+            data_hash=data_hash,
+        )
+    return result
