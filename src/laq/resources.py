@@ -31,7 +31,7 @@ def check_resources(network: Network, batches: Sequence[Batch]) -> None:
     free = psutil.virtual_memory().available
     if memory > free:
         raise ResourceError(
-            f"{network.source}: quantizing needs about {memory / 1e9:.1f} GB more memory, {free / 1e9:.1f} GB are free",
+            f"{network.source}: needs about {memory / 1e9:.1f} GB more memory, {free / 1e9:.1f} GB are free",
             hint="close other programs, or use a machine with more memory",
         )
     disk = sum(4 * width * width for width in widths) + _block_inputs(network, batches)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -21,6 +21,7 @@ from laq.core.stats import Stats
 from laq.core.target import Unit
 from laq.evaluation.divergence import compare
 from laq.networks import Batch, Network, describe, load_network
+from laq.networks.transformers import describe_causal, is_causal_model
 from laq.quantizers import QUANTIZERS
 from laq.quantizers.common.apply import apply_plans
 from laq.runtime.replace import resident_bytes
@@ -47,7 +48,7 @@ def open_network(source: Source, *, keep: str | None = None) -> Network:
         If it cannot be loaded, or nothing is left to quantize.
     """
     if isinstance(source, nn.Module):
-        network = describe(source, architecture="module")
+        network = describe_causal(source) if is_causal_model(source) else describe(source)
     else:
         network = source if isinstance(source, Network) else load_network(source)
     return network if keep is None else network.keeping(keep)
@@ -64,7 +65,9 @@ def splits_of(network: Network, data: Data, *, tokens: int = CALIBRATION_TOKENS,
     if data is None or isinstance(data, str | Path):
         return text_splits(network, data, n_tokens=tokens, seed=seed)
     if len(data) < 3:
-        raise DataError(f"{len(data)} batches; three disjoint splits need at least 3", hint="pass more batches")
+        raise DataError(
+            f"{len(data)} batches; three disjoint splits need at least 3", hint="pass more batches"
+        )
     n = max(1, len(data) // 5)
     return Splits(tuple(data[: -2 * n]), tuple(data[-2 * n : -n]), tuple(data[-n:]), f"{len(data)} batches")
 
@@ -120,7 +123,7 @@ def measure(
     )
 
 
-def allocate(
+def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     curves: Curves,
     *,
     bpw: float | None = None,
@@ -201,7 +204,11 @@ def evaluate(
 
 
 def records(
-    original: Network, models: dict[str, tuple[nn.Module, int | None]], batches: Sequence[Batch], *, split: str
+    original: Network,
+    models: Mapping[str, tuple[nn.Module, int | None]],
+    batches: Sequence[Batch],
+    *,
+    split: str,
 ) -> dict[str, Record]:
     """Evaluate several quantized networks side by side: the original runs once."""
     modules = [module for module, _ in models.values()]

@@ -25,7 +25,7 @@ class Uniform(Allocator):
     ) -> npt.NDArray[np.int64]:
         """Return the candidate of each unit; see `Allocator.choose`."""
         n_candidates, n_units = costs.shape
-        allowed = np.isfinite(losses).all(1)
+        allowed = np.asarray(np.isfinite(losses).all(1))
         fits = [c for c in range(n_candidates) if allowed[c] and int(costs[c].sum()) <= budget_bytes]
         if not fits:
             cheapest = np.where(np.isfinite(losses), costs.astype(np.float64), np.inf).argmin(0)

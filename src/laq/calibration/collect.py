@@ -154,12 +154,17 @@ class _Pass:
             last.append(hidden.detach().requires_grad_())
             return last[0] if isinstance(output, torch.Tensor) else (last[0], *output[1:])
 
-        hooks = [block.register_forward_pre_hook(self._keep(i, index), with_kwargs=True) for i, block in enumerate(blocks)]
+        hooks = [
+            block.register_forward_pre_hook(self._keep(i, index), with_kwargs=True)
+            for i, block in enumerate(blocks)
+        ]
         hooks.append(blocks[-1].register_forward_hook(cut))
         outputs: list[torch.Tensor] = []
         head = self._head()
         if head is not None:
-            hooks.append(head[1].register_forward_hook(self.collector.linear_hook(head[0].name, with_rows=False)))
+            hooks.append(
+                head[1].register_forward_hook(self.collector.linear_hook(head[0].name, with_rows=False))
+            )
             hooks.append(head[1].register_forward_hook(lambda module, args, output: outputs.append(output)))
         outside = self._install(lambda path: not self._in_blocks(path) and (head is None or path != head[2]))
         with _hooks(*hooks, *outside):
@@ -247,14 +252,18 @@ class _Pass:
         """
         probabilities = logits.detach().float().flatten(0, -2).softmax(-1)
         if not bool(torch.isfinite(probabilities).all()):
-            raise CalibrationError(f"{self.network.source}: the network's output is not finite on calibration data")
+            raise CalibrationError(
+                f"{self.network.source}: the network's output is not finite on calibration data"
+            )
         self.collector.n_tokens += len(probabilities)
         if head is not None:
             if any(output.data_ptr() == logits.data_ptr() for output in head_output):
                 for part in probabilities.split(SLICE_TOKENS):
                     self.collector.add_rows(head.name, part * (1 - part))
             else:
-                head_output[0].register_hook(lambda g: self.collector.add_rows(head.name, g.float().flatten(0, -2) ** 2))
+                head_output[0].register_hook(
+                    lambda g: self.collector.add_rows(head.name, g.float().flatten(0, -2) ** 2)
+                )
         labels = torch.multinomial(probabilities, 1, generator=self.generator)
         probabilities.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float32))
         return probabilities.view(logits.shape).to(logits.dtype)

@@ -36,7 +36,9 @@ class Splits:
     source: str
 
 
-def text_splits(network: Network, data: str | Path | None, *, n_tokens: int = CALIBRATION_TOKENS, seed: int = 0) -> Splits:
+def text_splits(
+    network: Network, data: str | Path | None, *, n_tokens: int = CALIBRATION_TOKENS, seed: int = 0
+) -> Splits:
     """Return splits for a language model.
 
     Parameters
@@ -67,7 +69,9 @@ def text_splits(network: Network, data: str | Path | None, *, n_tokens: int = CA
     return split_tokens(ids, wanted, length=length, source=source)
 
 
-def split_tokens(ids: npt.NDArray[np.int64], wanted: tuple[int, int, int], *, length: int, source: str) -> Splits:
+def split_tokens(
+    ids: npt.NDArray[np.int64], wanted: tuple[int, int, int], *, length: int, source: str
+) -> Splits:
     """Cut token ids [n] into sequences of each split's own part of the text.
 
     Raises
@@ -97,7 +101,9 @@ def split_tokens(ids: npt.NDArray[np.int64], wanted: tuple[int, int, int], *, le
 
 def _evenly(ids: npt.NDArray[np.int64], n: int, length: int) -> tuple[Batch, ...]:
     """Take `n` sequences spread evenly over a part of the text."""
-    starts = np.linspace(0, len(ids) // length - n, n).astype(int) + np.arange(n) if n > 1 else np.zeros(1, int)
+    starts = (
+        np.linspace(0, len(ids) // length - n, n).astype(int) + np.arange(n) if n > 1 else np.zeros(1, int)
+    )
     starts = np.minimum(starts, len(ids) // length - 1)
     return tuple(token_batch(torch.from_numpy(ids[s * length : (s + 1) * length].copy())) for s in starts)
 
@@ -117,7 +123,9 @@ def read_tokens(network: Network, data: str | Path | None) -> npt.NDArray[np.int
     """Return token ids [n] from any supported source; checked against the vocabulary."""
     path = None if data is None else Path(data)
     if path is not None and not path.exists():
-        raise DataError(f"{path}: no such file or folder", hint="give a text file, a folder, .npy or .safetensors")
+        raise DataError(
+            f"{path}: no such file or folder", hint="give a text file, a folder, .npy or .safetensors"
+        )
     if path is not None and path.suffix in (".npy", ".safetensors"):
         ids = _read_ids(path)
     else:
@@ -125,7 +133,7 @@ def read_tokens(network: Network, data: str | Path | None) -> npt.NDArray[np.int
     vocabulary = _vocabulary_size(network)
     if len(ids) and vocabulary and (int(ids.min()) < 0 or int(ids.max()) >= vocabulary):
         raise DataError(
-            f"{data or 'built-in text'}: token ids from {ids.min()} to {ids.max()}, the vocabulary has {vocabulary}",
+            f"{data or 'built-in text'}: token ids {ids.min()} to {ids.max()}, expected below {vocabulary}",
             hint="tokenize with this model's tokenizer",
         )
     return ids
@@ -136,9 +144,11 @@ def builtin_text() -> str:
     try:
         topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     except ImportError as error:
-        raise DataError("this Python has no pydoc_data.topics", hint="give a text file with --data") from error
+        raise DataError(
+            "this Python has no pydoc_data.topics", hint="give a text file with --data"
+        ) from error
     names = sorted(topics)
-    random.Random(0).shuffle(names)  # noqa: S311 - neighbours in the alphabet are alike; no secret
+    random.Random(0).shuffle(names)
     return "\n\n".join(topics[name] for name in names)
 
 
@@ -149,7 +159,9 @@ def _read_text(path: Path) -> str:
         try:
             texts.append(file.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8 text ({error.reason})", hint="give plain text files") from error
+            raise DataError(
+                f"{file}: not UTF-8 text ({error.reason})", hint="give plain text files"
+            ) from error
     return "\n\n".join(texts)
 
 
@@ -188,13 +200,17 @@ def _vocabulary_size(network: Network) -> int:
 
 
 def sample_self(network: Network, n_sequences: int, length: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Return sequences sampled from the model at temperature 1, all drawn side by side; [n_sequences * length]."""
+    """Return sequences sampled at temperature 1, all drawn side by side; int64 [n_sequences * length]."""
     generator = torch.Generator().manual_seed(seed)
     config = getattr(network.module, "config", None)
     first = getattr(config, "bos_token_id", None)
     vocabulary = _vocabulary_size(network)
     shape = (n_sequences, SELF_PROMPT_TOKENS)
-    ids = torch.full(shape, first) if first is not None else torch.randint(vocabulary, shape, generator=generator)
+    ids = (
+        torch.full(shape, first)
+        if first is not None
+        else torch.randint(vocabulary, shape, generator=generator)
+    )
     cache: Any = None
     with torch.no_grad():
         for _ in track(range(length - 1), label="sampling text from the model", total=length - 1):
@@ -205,7 +221,9 @@ def sample_self(network: Network, n_sequences: int, length: int, *, seed: int) -
     return ids.flatten().numpy()
 
 
-def evaluation_batches(network: Network, data: str | Path | None, *, n_tokens: int | None = None) -> tuple[Batch, ...]:
+def evaluation_batches(
+    network: Network, data: str | Path | None, *, n_tokens: int | None = None
+) -> tuple[Batch, ...]:
     """Return all sequences of a file, or the first `n_tokens` of it; the test split if there is no file."""
     if data is None:
         return text_splits(network, None).test
@@ -216,4 +234,12 @@ def evaluation_batches(network: Network, data: str | Path | None, *, n_tokens: i
     return tuple(token_batch(torch.from_numpy(ids[i * length : (i + 1) * length].copy())) for i in range(n))
 
 
-__all__ = ["Splits", "builtin_text", "evaluation_batches", "run_logits", "sample_self", "split_tokens", "text_splits"]
+__all__ = [
+    "Splits",
+    "builtin_text",
+    "evaluation_batches",
+    "run_logits",
+    "sample_self",
+    "split_tokens",
+    "text_splits",
+]

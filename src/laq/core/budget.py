@@ -24,7 +24,9 @@ def parse_size(text: str) -> int:
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in UNITS:
-        raise BudgetError(f"size {text!r} is not a number of bytes", hint="write it like 60MB, 1.5GB or 800KiB")
+        raise BudgetError(
+            f"size {text!r} is not a number of bytes", hint="write it like 60MB, 1.5GB or 800KiB"
+        )
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 

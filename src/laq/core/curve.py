@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laq.core.formats import CANDIDATES
 from laq.core.groups import TileGrid
-from laq.core.permutation import IndexArray
+from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.scheme import ScaleFormat
-from laq.core.storage import open_value, save_value
+from laq.core.storage import open_value, refusing, save_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ class Curves:
         arrays |= {f"columns:{key}": order for key, order in self.column_permutations.items()}
         header = {
             "weights": [
-                [w.name, w.grid.n_rows, w.grid.n_columns, w.grid.group_size, w.column_order] for w in self.weights
+                [w.name, w.grid.n_rows, w.grid.n_columns, w.grid.group_size, w.column_order]
+                for w in self.weights
             ],
             "column_permutations": list(self.column_permutations),
             "scale_format": self.scale_format.value,
@@ -101,16 +103,33 @@ class Curves:
 
     @staticmethod
     def open(path: Path | str) -> Curves:
-        """Read a folder that `save` wrote."""
+        """Read a folder that `save` wrote.
+
+        Raises
+        ------
+        FormatError
+            If the folder is missing, damaged or not curves.
+        """
         header, arrays = open_value(Path(path), "curves")
-        weights = tuple(
-            WeightCurves(name, TileGrid(*shape), arrays[f"loss:{name}"], arrays.get(f"rows:{name}"), order)
-            for name, *shape, order in header["weights"]
-        )
-        names = ("quantizer", "fixed_bytes", "original_bytes", "n_params", "source_hash", "data_hash")
-        return Curves(
-            weights=weights,
-            column_permutations={key: arrays[f"columns:{key}"] for key in header["column_permutations"]},
-            scale_format=ScaleFormat(header["scale_format"]),
-            **{name: header[name] for name in names},
-        )
+        with refusing(Path(path), "curves"):
+            columns = {key: arrays[f"columns:{key}"] for key in header["column_permutations"]}
+            names = ("quantizer", "fixed_bytes", "original_bytes", "n_params", "source_hash", "data_hash")
+            return Curves(
+                weights=tuple(_weight_curves(entry, arrays, columns) for entry in header["weights"]),
+                column_permutations=columns,
+                scale_format=ScaleFormat(header["scale_format"]),
+                **{name: header[name] for name in names},
+            )
+
+
+def _weight_curves(
+    entry: list[Any], arrays: Mapping[str, npt.NDArray[Any]], columns: Mapping[str, npt.NDArray[Any]]
+) -> WeightCurves:
+    name, n_rows, n_columns, group_size, order = entry
+    grid, losses, rows = TileGrid(n_rows, n_columns, group_size), arrays[f"loss:{name}"], arrays.get(f"rows:{name}")
+    expected = (len(CANDIDATES), grid.n_row_blocks, grid.n_groups)
+    if losses.shape != expected:
+        raise ValueError(f"{name}: losses have shape {losses.shape}, expected {expected}")
+    if order:
+        checked_permutation(columns[order], n_columns)
+    return WeightCurves(name, grid, losses, None if rows is None else checked_permutation(rows, n_rows), order)

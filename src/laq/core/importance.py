@@ -37,7 +37,7 @@ class Importance:
     column_support: npt.NDArray[np.float64]
 
 
-def importance_of(stats: Stats, name: str, *, prior_samples: float = PRIOR_SAMPLES) -> Importance:
+def importance_of(stats: Stats, name: str, *, prior_samples: float | None = None) -> Importance:
     """Return the importance of weight `name`, its uses added up.
 
     With several uses (a tied embedding) the sum of the products is approximated by one product: columns
@@ -50,15 +50,18 @@ def importance_of(stats: Stats, name: str, *, prior_samples: float = PRIOR_SAMPL
     """
     if name not in stats.uses:
         raise CalibrationError(f"{name}: calibration saw no use of this weight")
+    prior = PRIOR_SAMPLES if prior_samples is None else prior_samples
     rows, hessians, row_support, column_support = [], [], [], []
     for use in stats.uses[name]:
         columns_moments, rows_moments = stats.moments[use.columns], stats.moments[use.rows]
-        hessians.append(shrink_matrix(columns_moments, prior_samples).astype(np.float64))
-        rows.append(shrink(rows_moments, prior_samples))
+        hessians.append(shrink_matrix(columns_moments, prior).astype(np.float64))
+        rows.append(shrink(rows_moments, prior))
         row_support.append(rows_moments.support)
         column_support.append(columns_moments.support)
     totals = [float(row.sum()) for row in rows]
-    hessian = sum(total * matrix for total, matrix in zip(totals, hessians, strict=True)) / max(sum(totals), 1e-300)
+    hessian = sum(total * matrix for total, matrix in zip(totals, hessians, strict=True)) / max(
+        sum(totals), 1e-300
+    )
     trace = max(float(np.trace(hessian)), 1e-300)
     combined = sum(row * (np.trace(matrix) / trace) for row, matrix in zip(rows, hessians, strict=True))
     result = Importance(
@@ -68,7 +71,9 @@ def importance_of(stats: Stats, name: str, *, prior_samples: float = PRIOR_SAMPL
         column_support=np.max(column_support, axis=0),
     )
     if not (np.isfinite(result.hessian).all() and np.isfinite(result.rows).all()):
-        raise CalibrationError(f"{name}: calibration statistics are not finite", hint="check the network in float32")
+        raise CalibrationError(
+            f"{name}: calibration statistics are not finite", hint="check the network in float32"
+        )
     return result
 
 
@@ -85,7 +90,7 @@ def shrink(moments: Moments, prior_samples: float) -> npt.NDArray[np.float64]:
     """
     weight = prior_samples / (prior_samples + moments.support)
     second = moments.diagonal.astype(np.float64)
-    return (1 - weight) * second + weight * second.mean()
+    return np.asarray((1 - weight) * second + weight * second.mean())
 
 
 def shrink_matrix(moments: Moments, prior_samples: float) -> npt.NDArray[np.float64]:

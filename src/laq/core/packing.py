@@ -204,7 +204,7 @@ def _row_block_problems(packed: PackedTensor) -> list[str]:
 
 def _is_power_of_two(values: npt.NDArray[np.float16]) -> npt.NDArray[np.bool_]:
     mantissa, _ = np.frexp(values.astype(np.float32))
-    return np.isfinite(values) & (mantissa == np.float32(0.5))
+    return np.asarray(np.isfinite(values) & (mantissa == np.float32(0.5)))
 
 
 def _permutation_problems(packed: PackedTensor) -> list[str]:

@@ -57,3 +57,16 @@ def is_permutation(candidate: npt.NDArray[Any]) -> bool:
     if n == 0 or int(candidate.max()) >= n:
         return False
     return bool(np.bincount(candidate.astype(np.int64), minlength=n).max() == 1)
+
+
+def checked_permutation(candidate: npt.NDArray[Any], n: int) -> IndexArray:
+    """Return `candidate`, read from a file, if it holds each of `n` indices once.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    if candidate.dtype != index_dtype(n) or candidate.shape != (n,) or not is_permutation(candidate):
+        raise ValueError(f"a permutation does not hold each of {n} indices once")
+    return candidate

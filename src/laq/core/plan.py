@@ -17,7 +17,7 @@ from laq.core.errors import FormatError
 from laq.core.formats import CANDIDATES
 from laq.core.groups import TileGrid
 from laq.core.packing import section_specs
-from laq.core.permutation import IndexArray
+from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import write_text_atomic
 from laq.core.target import Unit
@@ -144,15 +144,16 @@ class Plan:
             if content["kind"] != "plan" or content["version"] != PLAN_VERSION:
                 raise ValueError(f"kind {content['kind']!r}, version {content['version']!r}")
             return _plan_from_json(content)
-        except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, zlib.error) as error:
             raise FormatError(f"{path}: not a plan ({error})", hint="write one with `laq plan`") from error
 
 
 def _plan_from_json(content: dict[str, Any]) -> Plan:
     names = ("quantizer", "budget_bytes", "size_bytes", "n_params", "predicted_loss_nats", "source_hash")
+    columns = {key: _decode(text) for key, text in content["column_permutations"].items()}
     return Plan(
-        weights=tuple(_weight_from_json(weight) for weight in content["weights"]),
-        column_permutations={key: _decode(text) for key, text in content["column_permutations"].items()},
+        weights=tuple(_weight_from_json(weight, columns) for weight in content["weights"]),
+        column_permutations={key: checked_permutation(order, len(order)) for key, order in columns.items()},
         unit=Unit(content["unit"]),
         scale_format=ScaleFormat(content["scale_format"]),
         **{name: content[name] for name in names},
@@ -172,15 +173,17 @@ def _weight_json(weight: WeightPlan) -> dict[str, Any]:
     }
 
 
-def _weight_from_json(content: dict[str, Any]) -> WeightPlan:
-    grid = TileGrid(*content["shape"], content["group_size"])
+def _weight_from_json(content: dict[str, Any], columns: Mapping[str, npt.NDArray[Any]]) -> WeightPlan:
+    n_rows, n_columns = content["shape"]
+    grid = TileGrid(n_rows, n_columns, content["group_size"])
     choices = _decode(content["choices"]).reshape(grid.n_row_blocks, grid.n_groups)
-    if int(choices.max(initial=0)) >= len(CANDIDATES):
+    if choices.dtype != np.uint8 or int(choices.max(initial=0)) >= len(CANDIDATES):
         raise ValueError(f"{content['name']}: unknown format {int(choices.max())}")
-    rows = content["row_permutation"]
-    return WeightPlan(
-        content["name"], grid, choices, None if rows is None else _decode(rows), content["column_order"]
-    )
+    rows, order = content["row_permutation"], content["column_order"]
+    row_permutation = None if rows is None else checked_permutation(_decode(rows), n_rows)
+    if order:
+        checked_permutation(columns[order], n_columns)
+    return WeightPlan(content["name"], grid, choices, row_permutation, order)
 
 
 def _encode(array: npt.NDArray[Any]) -> str:

@@ -26,7 +26,7 @@ class Silent:
         yield from items
 
 
-_current: ContextVar[Progress] = ContextVar("laq_progress", default=Silent())
+_current: ContextVar[Progress] = ContextVar("laq_progress", default=Silent())  # noqa: B039 - it holds no state
 
 
 @contextmanager

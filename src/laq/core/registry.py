@@ -43,7 +43,9 @@ class Registry(Generic[Method]):
             If there is no such method; names those there are.
         """
         if name not in self.names():
-            raise RequestError(f"unknown {self.kind} {name!r}", hint=f"choose one of: {', '.join(self.names())}")
+            raise RequestError(
+                f"unknown {self.kind} {name!r}", hint=f"choose one of: {', '.join(self.names())}"
+            )
         for entry in entry_points(group=self.package, name=name):
             loaded: type[Method] = entry.load()
             return loaded
@@ -51,7 +53,9 @@ class Registry(Generic[Method]):
         found = [
             value
             for value in vars(module).values()
-            if isinstance(value, type) and issubclass(value, self.base) and value.__module__ == module.__name__
+            if isinstance(value, type)
+            and issubclass(value, self.base)
+            and value.__module__ == module.__name__
         ]
         assert len(found) == 1, f"{module.__name__} must define exactly one {self.base.__name__}"
         return found[0]

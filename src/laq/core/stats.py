@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.core.errors import CalibrationError
-from laq.core.storage import open_value, save_value
+from laq.core.storage import open_value, refusing, save_value
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -126,11 +126,28 @@ class Stats:
 
     @staticmethod
     def open(path: Path | str) -> Stats:
-        """Read a folder that `save` wrote; moments stay on disk until they are used."""
+        """Read a folder that `save` wrote; moments stay on disk until they are used.
+
+        Raises
+        ------
+        FormatError
+            If the folder is missing, damaged or not statistics.
+        """
         header, arrays = open_value(Path(path), "stats")
-        moments = {
-            key: Moments(arrays[f"second:{key}"], arrays[f"fourth:{key}"], n)
-            for key, n in header["n_samples"].items()
-        }
-        uses = {name: tuple(Use(*pair) for pair in pairs) for name, pairs in header["uses"].items()}
-        return Stats(moments, uses, header["n_tokens"], header["data_hash"])
+        with refusing(Path(path), "stats"):
+            moments = {
+                key: _checked(key, Moments(arrays[f"second:{key}"], arrays[f"fourth:{key}"], int(n)))
+                for key, n in header["n_samples"].items()
+            }
+            uses = {name: tuple(Use(*pair) for pair in pairs) for name, pairs in header["uses"].items()}
+            missing = {key for pairs in uses.values() for use in pairs for key in (use.columns, use.rows)} - set(moments)
+            if missing:
+                raise ValueError(f"no moments {', '.join(sorted(missing))}")
+            return Stats(moments, uses, int(header["n_tokens"]), str(header["data_hash"]))
+
+
+def _checked(key: str, moments: Moments) -> Moments:
+    n = len(moments.fourth)
+    if moments.fourth.shape != (n,) or moments.second.shape not in ((n,), (n, n)):
+        raise ValueError(f"{key}: moments of shape {moments.second.shape} and {moments.fourth.shape}")
+    return moments

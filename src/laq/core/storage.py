@@ -94,6 +94,17 @@ def save_value(path: Path, kind: str, header: Json, arrays: Mapping[str, npt.NDA
         (partial / HEADER_NAME).write_text(json.dumps(content), encoding="utf-8")
 
 
+@contextmanager
+def refusing(path: Path, kind: str) -> Iterator[None]:
+    """Turn what reading a missing or malformed value raises into FormatError."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise FormatError(
+            f"{path}: not a saved {kind} ({error})", hint="write it with `laq measure`"
+        ) from error
+
+
 def open_value(path: Path, kind: str) -> tuple[Json, dict[str, npt.NDArray[Any]]]:
     """Read what `save_value` wrote; arrays are memory-mapped, read-only.
 
@@ -102,13 +113,11 @@ def open_value(path: Path, kind: str) -> tuple[Json, dict[str, npt.NDArray[Any]]
     FormatError
         If the folder is missing, damaged or holds another kind of value.
     """
-    try:
+    with refusing(path, kind):
         content = json.loads((path / HEADER_NAME).read_text(encoding="utf-8"))
         found = content["kind"], content["version"]
         files = {name: path / Path(file).name for name, file in content["arrays"].items()}
         header = content["header"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f"{path}: not a saved {kind} ({error})", hint="write it with `laq measure`") from error
     if found != (kind, 1):
         raise FormatError(f"{path}: expected a saved {kind} of version 1, found {found}")
     return header, {name: _load_array(file) for name, file in files.items()}

@@ -84,7 +84,9 @@ def _next_tokens(batch: Batch) -> torch.Tensor | None:
 
 def _compare_batch(original: torch.Tensor, quantized: torch.Tensor, labels: torch.Tensor | None) -> _Sums:
     if not bool(torch.isfinite(quantized).all()):
-        raise RunError("the quantized network's output is not finite", hint="raise the budget or use --quantizer rtn")
+        raise RunError(
+            "the quantized network's output is not finite", hint="raise the budget or use --quantizer rtn"
+        )
     if labels is not None:
         original, quantized = original[:, :-1], quantized[:, :-1]
     sums = _Sums()

@@ -367,15 +367,11 @@ def _read_manifest(folder: Path) -> Manifest:
 
 def _manifest_from_json(content: dict[str, Any]) -> Manifest:
     weights = tuple(
-        WeightEntry(**{**fields, "shape": tuple(fields["shape"]), "modules": tuple(fields["modules"])})
+        WeightEntry(**{**fields, "shape": _pair(fields["shape"]), "modules": tuple(fields["modules"])})
         for fields in content["weights"]
     )
     for entry in weights:
-        if (
-            entry.group_size not in GROUP_SIZES
-            or len(entry.shape) != 2
-            or not all(_is_size(n) for n in entry.shape)
-        ):
+        if entry.group_size not in GROUP_SIZES or not all(_is_size(n) for n in entry.shape):
             raise ValueError(f"{entry.name}: shape {entry.shape}, group size {entry.group_size}")
     if any(Path(shard).name != shard for shard in content["shards"]):
         raise ValueError("shard outside of the folder")
@@ -390,6 +386,11 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
         record=dict(content["record"]),
         shards=tuple(content["shards"]),
     )
+
+
+def _pair(values: list[int]) -> tuple[int, int]:
+    first, second = values
+    return first, second
 
 
 def _is_size(value: object) -> bool:

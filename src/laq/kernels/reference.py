@@ -56,7 +56,9 @@ def pack_bricks(codes: UInt8Array, bits: int) -> UInt8Array:
     n, _, group_size = codes.shape
     n_bricks = group_size // BRICK_COLUMNS
     split = codes.reshape(n, TILE_ROWS, n_bricks, SLOTS, 4)
-    lanes = split.transpose(0, 2, 3, 1, 4).reshape(n, n_bricks, SLOTS, LINE_BYTES)  # [n, bricks, slots, 4r + k]
+    lanes = split.transpose(0, 2, 3, 1, 4).reshape(
+        n, n_bricks, SLOTS, LINE_BYTES
+    )  # [n, bricks, slots, 4r + k]
     lines, shift = [], bits
     for field in FIELD_WIDTHS[bits]:
         shift -= field
@@ -76,7 +78,7 @@ def unpack_bricks(lines: UInt8Array, bits: int) -> UInt8Array:
         stored = lines[:, :, first : first + field, None, :]
         positions = (np.arange(SLOTS // field, dtype=np.uint8) * field)[:, None]
         values = ((stored >> positions) & ((1 << field) - 1)).reshape(lanes.shape)
-        lanes = (lanes << field) | values
+        lanes = ((lanes << field) | values).astype(np.uint8, copy=False)
         first += field
     split = lanes.reshape(n, n_bricks, SLOTS, TILE_ROWS, 4).transpose(0, 3, 1, 2, 4)
     return np.ascontiguousarray(split).reshape(n, TILE_ROWS, n_bricks * BRICK_COLUMNS)
@@ -90,7 +92,7 @@ def stored_order(bits: UInt8Array) -> npt.NDArray[np.int64]:
     n_groups = bits.shape[1]
     order = np.argsort(-bits.astype(np.int16), axis=1, kind="stable")
     flat = (order + np.arange(len(bits))[:, None] * n_groups).ravel()
-    return flat[bits.ravel()[flat] > 0]
+    return np.asarray(flat[bits.ravel()[flat] > 0])
 
 
 def pack(tensor: QTensor) -> PackedTensor:
@@ -131,7 +133,11 @@ def _tiles(codes: UInt8Array, grid: TileGrid) -> UInt8Array:
 
 def _by_tile(per_group: npt.NDArray[Any], grid: TileGrid) -> npt.NDArray[Any]:
     """[padded_rows, n_groups] to [n_tiles, 16]."""
-    return per_group.reshape(grid.n_row_blocks, TILE_ROWS, grid.n_groups).transpose(0, 2, 1).reshape(-1, TILE_ROWS)
+    return (
+        per_group.reshape(grid.n_row_blocks, TILE_ROWS, grid.n_groups)
+        .transpose(0, 2, 1)
+        .reshape(-1, TILE_ROWS)
+    )
 
 
 def _store_scales(

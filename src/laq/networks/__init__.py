@@ -6,7 +6,7 @@ its own, and name it in `load_network`.
 
 from __future__ import annotations
 
-from laq.networks.module import Batch, KeptTensor, Network, Sidecars, WeightRef, describe
 from laq.networks.load import load_network
+from laq.networks.module import Batch, KeptTensor, Network, Sidecars, WeightRef, describe
 
 __all__ = ["Batch", "KeptTensor", "Network", "Sidecars", "WeightRef", "describe", "load_network"]

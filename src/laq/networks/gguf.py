@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from laq.core.errors import NetworkError
 from laq.io.gguf import GgufHeader, check_gguf, is_dequantizable
@@ -12,9 +11,9 @@ from laq.networks.transformers import (
     check_causal,
     check_complete,
     choose_dtype,
-    compact_tokenizer,
     load_tokenizer,
     require_transformers,
+    write_sidecars,
 )
 
 
@@ -36,14 +35,17 @@ def load_gguf(path: Path) -> Network:
             f"{path}: transformers cannot load architecture {architecture!r} from GGUF: {error}",
             hint="give the Hugging Face folder of the same model",
         ) from error
-    check_causal(transformers, module.config, str(path))
+    # transformers 5.23.0 calls what it has just dequantized quantized
+    if hasattr(module.config, "quantization_config"):
+        del module.config.quantization_config
+    check_causal(module.config, str(path))
     check_complete(info, str(path))
     tokenizer = load_tokenizer(transformers, path.parent, gguf_file=path.name)
     return describe(
         module.eval(),
         architecture="transformers",
         tokenizer=tokenizer,
-        sidecars=lambda target: _write_sidecars(module, tokenizer, target),
+        sidecars=lambda target: write_sidecars(module, tokenizer, target),
         source=str(path),
         original_bytes=original_bytes,
     )
@@ -56,15 +58,6 @@ def _check_types(header: GgufHeader, path: Path) -> None:
             f"{path}: tensor types that gguf-py cannot dequantize: {', '.join(bad)}",
             hint="give a file of another type, or the original model",
         )
-
-
-def _write_sidecars(module: Any, tokenizer: Any, target: Path) -> None:
-    module.config.save_pretrained(target)
-    if module.generation_config is not None:
-        module.generation_config.save_pretrained(target)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(target)
-        compact_tokenizer(target)
 
 
 def _n_elements(shape: tuple[int, ...]) -> int:

@@ -38,9 +38,13 @@ def load_network(source: str | Path) -> Network:
 
         return load_folder(path, source=str(path))
     if path.exists():
-        raise NetworkError(f"{path}: not a model", hint="give a Hugging Face folder, a .gguf file or a hub id")
+        raise NetworkError(
+            f"{path}: not a model", hint="give a Hugging Face folder, a .gguf file or a hub id"
+        )
     if HUB_ID.fullmatch(str(source)):
         from laq.networks.transformers import load_from_hub
 
         return load_from_hub(str(source))
-    raise NetworkError(f"{source}: no such file or folder", hint="give a Hugging Face folder, a .gguf file or a hub id")
+    raise NetworkError(
+        f"{source}: no such file or folder", hint="give a Hugging Face folder, a .gguf file or a hub id"
+    )

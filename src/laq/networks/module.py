@@ -129,11 +129,13 @@ class Network:
         names = {weight.name for weight in matches}
         if not matches or len(matches) == len(self.weights):
             raise NetworkError(
-                f"--keep {pattern!r} matches {'none' if not matches else 'all'} of the {len(self.weights)} weights",
+                f"--keep {pattern!r} matches {len(matches)} of the {len(self.weights)} weights",
                 hint=f"names look like {self.weights[0].name}; `laq inspect` lists them",
             )
         kept = tuple(KeptTensor(w.name, w.shape, w.dtype, "left alone by --keep") for w in matches)
-        return replace(self, weights=tuple(w for w in self.weights if w.name not in names), kept=self.kept + kept)
+        return replace(
+            self, weights=tuple(w for w in self.weights if w.name not in names), kept=self.kept + kept
+        )
 
     def check_hash(self, expected: str) -> None:
         """Raise RequestError unless this is the network that `expected` was computed from."""
@@ -165,7 +167,7 @@ def run_logits(module: nn.Module, batch: Batch) -> torch.Tensor:
     logits = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, torch.Tensor):
         raise NetworkError(
-            f"{type(module).__name__} returned {type(output).__name__}, expected a tensor or an output with .logits",
+            f"{type(module).__name__} returned {type(output).__name__}, expected a tensor or .logits",
             hint="wrap the module so that forward returns the logits",
         )
     return logits
@@ -198,9 +200,10 @@ def describe(
     holders = _holders(module)
     weights = tuple(_weight_ref(module, paths) for paths in holders.values())
     if not weights:
-        raise NetworkError(f"{source}: {type(module).__name__} has no linear or embedding weights to quantize")
-    names = {parameter for parameter in holders}
-    kept = tuple(_kept(module, names))
+        raise NetworkError(
+            f"{source}: {type(module).__name__} has no linear or embedding weights to quantize"
+        )
+    kept = tuple(_kept(module, set(holders)))
     network = Network(
         module=module,
         weights=weights,
@@ -262,7 +265,11 @@ def _find_blocks(module: nn.Module) -> str:
     for path, child in module.named_modules():
         if isinstance(child, nn.ModuleList) and len(child) >= length:
             kinds = {type(block) for block in child}
-            if len(kinds) == 1 and any(True for _ in child[0].children()) and "." not in path.split("layers")[-1]:
+            if (
+                len(kinds) == 1
+                and any(True for _ in child[0].children())
+                and "." not in path.split("layers")[-1]
+            ):
                 best, length = path, len(child) + 1
     return best
 
@@ -278,7 +285,8 @@ def _check_finite(network: Network) -> None:
     if bad:
         shown = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise NetworkError(
-            f"{network.source}: NaN or Inf in {shown}", hint="mend the checkpoint: no quantizer can use such weights"
+            f"{network.source}: NaN or Inf in {shown}",
+            hint="mend the checkpoint: no quantizer can use such weights",
         )
 
 

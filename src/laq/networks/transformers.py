@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 
 from laq.core.errors import FormatError, NetworkError, RequestError, ResourceError
 from laq.io.safetensors import read_header
@@ -56,7 +57,7 @@ def load_folder(folder: Path, *, source: str) -> Network:
     entries = [entry for file in files for entry in read_header(file).values()]
     original_bytes = sum(entry.size_bytes for entry in entries)
     config = _config(transformers, folder)
-    check_causal(transformers, config, source)
+    check_causal(config, source)
     dtype = choose_dtype(sum(_n_elements(entry.shape) for entry in entries), original_bytes, source=source)
     try:
         module, info = transformers.AutoModelForCausalLM.from_pretrained(
@@ -75,6 +76,29 @@ def load_folder(folder: Path, *, source: str) -> Network:
     )
 
 
+def is_causal_model(module: nn.Module) -> bool:
+    """Say whether a module in memory is a causal language model of transformers."""
+    config = getattr(module, "config", None)
+    if not hasattr(module, "save_pretrained") or not hasattr(config, "model_type"):
+        return False
+    return type(module).__name__ in _causal_classes().values()
+
+
+def _causal_classes() -> dict[str, str]:
+    known: dict[str, str] = require_transformers().models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return known
+
+
+def describe_causal(module: nn.Module) -> Network:
+    """Describe a causal language model in memory: its archive can be opened without it."""
+    return describe(
+        module,
+        architecture="transformers",
+        sidecars=lambda target: write_sidecars(module, None, target),
+        source=f"{type(module).__name__} in memory",
+    )
+
+
 def load_from_hub(name: str) -> Network:
     """Download a model from the hub, or take it from the local cache, and load it."""
     require_transformers()
@@ -82,7 +106,9 @@ def load_from_hub(name: str) -> Network:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        folder = snapshot_download(name, allow_patterns=[*SIDECAR_PATTERNS, "*.safetensors", "*.safetensors.index.json"])
+        folder = snapshot_download(
+            name, allow_patterns=[*SIDECAR_PATTERNS, "*.safetensors", "*.safetensors.index.json"]
+        )
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         raise NetworkError(
@@ -117,8 +143,11 @@ def checkpoint_files(folder: Path) -> list[Path]:
     if not files:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         raise NetworkError(
-            f"{folder}: no .safetensors files" + (", only pickled weights, which can run code" if pickled else ""),
-            hint="convert it once with save_pretrained(..., safe_serialization=True)" if pickled else "check the path",
+            f"{folder}: no .safetensors files"
+            + (", only pickled weights, which can run code" if pickled else ""),
+            hint="convert it once with save_pretrained(..., safe_serialization=True)"
+            if pickled
+            else "check the path",
         )
     return files
 
@@ -133,17 +162,17 @@ def _config(transformers: Any, folder: Path) -> Any:
         ) from error
 
 
-def check_causal(transformers: Any, config: Any, source: str) -> None:
+def check_causal(config: Any, source: str) -> None:
     """Raise NetworkError unless transformers has a causal language model for this config."""
-    known = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if config.model_type not in known or getattr(config, "is_encoder_decoder", False):
+    if config.model_type not in _causal_classes() or getattr(config, "is_encoder_decoder", False):
         raise NetworkError(
             f"{source}: architecture {config.model_type!r} is not a causal language model of transformers",
             hint="pass such a network as an nn.Module with data: laq.quantize(module, bpw=..., data=batches)",
         )
     if getattr(config, "quantization_config", None) is not None:
         raise NetworkError(
-            f"{source}: is already quantized ({config.quantization_config})", hint="give the original float checkpoint"
+            f"{source}: is already quantized ({config.quantization_config})",
+            hint="give the original float checkpoint",
         )
 
 
@@ -172,7 +201,9 @@ def check_complete(info: dict[str, Any], source: str) -> None:
     mismatched = sorted(str(key) for key in info.get("mismatched_keys", ()))
     if missing or mismatched:
         names = ", ".join([*missing, *mismatched][:8])
-        raise NetworkError(f"{source}: tensors missing or of the wrong shape: {names}", hint="download it again")
+        raise NetworkError(
+            f"{source}: tensors missing or of the wrong shape: {names}", hint="download it again"
+        )
 
 
 def load_tokenizer(transformers: Any, folder: Path, **kwargs: Any) -> Any:
@@ -181,6 +212,16 @@ def load_tokenizer(transformers: Any, folder: Path, **kwargs: Any) -> Any:
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **kwargs)
     except (OSError, ValueError, KeyError, TypeError, ImportError):
         return None
+
+
+def write_sidecars(module: Any, tokenizer: Any, target: Path) -> None:
+    """Write config, generation config and tokenizer files from objects in memory."""
+    module.config.save_pretrained(target)
+    if module.generation_config is not None:
+        module.generation_config.save_pretrained(target)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(target)
+        compact_tokenizer(target)
 
 
 def copy_sidecars(folder: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from laq.core.errors import CalibrationError
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
-from laq.quantizers.common.clip_search import Grid, search
+from laq.quantizers.common.clip_search import Grid, scale_floor, search
 
 DAMPING = 0.01
 MAX_DAMPING = 1.0
@@ -32,7 +32,9 @@ class Gptq(Quantizer):
     """
 
     status: ClassVar[Literal["stable", "experimental"]] = "stable"
-    summary: ClassVar[str] = "column-wise error feedback through the inverse Hessian, widths may differ by tile"
+    summary: ClassVar[str] = (
+        "column-wise error feedback through the inverse Hessian, widths may differ by tile"
+    )
 
     def prepare(self, hessian: torch.Tensor) -> Feedback:
         """Factor the inverse hessian; see the class for the column weights."""
@@ -64,10 +66,12 @@ def _quantize_rows(
     group_size = len(remaining) // groups
     codes = torch.empty(remaining.shape, dtype=torch.uint8)
     scales, zeros = [], torch.empty((groups, rows))
+    floor = scale_floor(remaining)
     for group in range(groups):
         here = slice(group * group_size, (group + 1) * group_size)
         block = remaining[here]
-        grid = search(block, n_levels[group], feedback.column_weights[here], scale_format=scale_format)
+        weights = feedback.column_weights[here]
+        grid = search(block, n_levels[group], weights, floor=floor, scale_format=scale_format)
         errors = _round_group(block, factor[here, here], grid, n_levels[group] - 1, codes[here])
         if here.stop < len(remaining):
             remaining[here.stop :].addmm_(factor[here, here.stop :].T, errors, alpha=-1)
@@ -95,7 +99,8 @@ def inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
     while damping <= MAX_DAMPING:
         lower, failed = torch.linalg.cholesky_ex((exact + identity * (damping * mean)).flip(0, 1))
         if not failed:
-            return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True).float()
+            factor: torch.Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
+            return factor.float()
         damping *= 10
     raise CalibrationError("hessian is not positive definite even with 100 % damping", hint="raise --tokens")
 

@@ -8,7 +8,7 @@ import torch
 
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
-from laq.quantizers.common.clip_search import search
+from laq.quantizers.common.clip_search import scale_floor, search
 
 
 @final
@@ -31,8 +31,9 @@ class RoundToNearest(Quantizer):
         weights = feedback.column_weights.view(groups, -1)
         codes = torch.empty(blocks.shape, dtype=torch.uint8)
         scales, zeros = [], torch.empty((groups, rows))
+        floor = scale_floor(weight)
         for group, block in enumerate(blocks):
-            grid = search(block, n_levels[group], weights[group], scale_format=scale_format)
+            grid = search(block, n_levels[group], weights[group], floor=floor, scale_format=scale_format)
             rounded = (block / grid.scales).round_().add_(grid.zero_points)
             codes[group] = torch.clamp(rounded, torch.zeros(()), n_levels[group] - 1).to(torch.uint8)
             scales.append(grid.stored)

@@ -22,9 +22,17 @@ class PackedEmbedding(nn.Module):
         What every row is multiplied by (some networks scale their embeddings).
     """
 
+    _typed: torch.Tensor
+
     def __init__(self, packed: PackedWeight, *, dtype: torch.dtype, scale: float = 1.0) -> None:
         super().__init__()
-        self.packed, self.dtype, self.scale = packed, dtype, scale
+        self.packed, self.scale = packed, scale
+        self.register_buffer("_typed", torch.empty(0, dtype=dtype), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the result; casting the module changes it, as it does for a dense embedding."""
+        return self._typed.dtype
 
     @property
     def num_embeddings(self) -> int:
@@ -37,8 +45,18 @@ class PackedEmbedding(nn.Module):
         return self.packed.n_columns
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return [..., embedding_dim] for integer ids [...]."""
+        """Return [..., embedding_dim] for integer ids [...].
+
+        Raises
+        ------
+        IndexError
+            If an id is outside of the vocabulary, as in `nn.Embedding`.
+        """
         packed = self.packed
+        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= packed.n_rows):
+            raise IndexError(
+                f"ids from {int(ids.min())} to {int(ids.max())}, the vocabulary has {packed.n_rows}"
+            )
         rows = ids.flatten() if packed.row_index is None else packed.row_index[ids.flatten()].long()
         blocks, position = torch.unique(rows // TILE_ROWS, return_inverse=True)
         stored = packed.decode(blocks)[position * TILE_ROWS + rows % TILE_ROWS][:, : packed.n_columns]

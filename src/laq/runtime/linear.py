@@ -46,9 +46,13 @@ class PackedLinear(nn.Module):
         blocks = torch.arange(grid.n_row_blocks, device=inputs.device)
         parts = [gathered @ packed.decode(some).to(inputs.dtype).T for some in blocks.split(step)]
         stored = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-        outputs = stored[..., : grid.n_rows] if packed.row_index is None else stored[..., packed.row_index.long()]
+        outputs = (
+            stored[..., : grid.n_rows] if packed.row_index is None else stored[..., packed.row_index.long()]
+        )
         return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
 
     def extra_repr(self) -> str:
         """Return the sizes, for printing."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )

@@ -55,7 +55,9 @@ def module_of(archive: Archive, *, module: nn.Module | None = None) -> nn.Module
         _put(module, name, from_raw(archive.tensors[name]))
     left = [name for name, tensor in module.named_parameters() if tensor.device.type == "meta"]
     if left:
-        raise FormatError(f"{archive.folder}: holds nothing for {', '.join(left[:8])}", hint="quantize it again")
+        raise FormatError(
+            f"{archive.folder}: holds nothing for {', '.join(left[:8])}", hint="quantize it again"
+        )
     return module.eval()
 
 
@@ -65,8 +67,6 @@ def _empty_transformer(archive: Archive) -> nn.Module:
 
     try:
         config = transformers.AutoConfig.from_pretrained(archive.folder, local_files_only=True)
-        config.quantization_config = None
-        del config.quantization_config
         dtype = getattr(torch, archive.manifest.weights[0].dtype)
         with init_empty_weights(include_buffers=False):
             module: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -84,7 +84,7 @@ def _check_fits(archive: Archive, module: nn.Module) -> None:
     for entry in archive.manifest.weights:
         for path in entry.modules:
             try:
-                found = tuple(module.get_submodule(path).weight.shape)
+                found = tuple(module.get_parameter(f"{path}.weight").shape)
             except AttributeError:
                 found = None
             if found != entry.shape:
@@ -107,7 +107,7 @@ def _check_fits(archive: Archive, module: nn.Module) -> None:
 def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
     path, _, attribute = name.rpartition(".")
     parent = module.get_submodule(path)
-    if attribute in parent._parameters:  # noqa: SLF001 - the only way to tell parameters from buffers
+    if attribute in parent._parameters:
         tensor_or_parameter: torch.Tensor = nn.Parameter(tensor, requires_grad=False)
     else:
         tensor_or_parameter = tensor

@@ -47,7 +47,9 @@ class PackedWeight(nn.Module):
         self.register_buffer("payload", _tensor(packed.payload).view(-1, LINE_BYTES))
         self.register_buffer("bits", _tensor(packed.bits))
         self.register_buffer("groups", _tensor(packed.groups.astype(np.int16)))
-        self.register_buffer("scales", _tensor(packed.scales))
+        # float16 scales as their bits: casting a model converts floating-point buffers
+        stored = packed.scales if packed.scale_base is not None else packed.scales.view(np.int16)
+        self.register_buffer("scales", _tensor(stored))
         self.register_buffer("zero_points", _tensor(packed.zero_points))
         base = None if packed.scale_base is None else _octaves(packed.scale_base)
         self.register_buffer("scale_base", None if base is None else _tensor(base))
@@ -82,7 +84,9 @@ class PackedWeight(nn.Module):
             zeros = decode_zero_points(self._zero_bytes(zero_bytes[which], bits), bits)
             values = codes.float().sub_(zeros[:, :, None])
             values.mul_(self._scales(tiles[which], blocks[block_of[which]])[:, :, None])
-            out[block_of[which], self.groups[tiles[which]].long()] = values
+            out[block_of[which], self.groups[tiles[which]].long() & 0xFFFF] = (
+                values  # int16 holds the bits of u16
+            )
         return out.transpose(1, 2).reshape(len(blocks) * TILE_ROWS, grid.padded_columns)
 
     def dequantize(self) -> torch.Tensor:
@@ -102,7 +106,9 @@ class PackedWeight(nn.Module):
         counts = ends - starts
         block_of = torch.repeat_interleave(torch.arange(len(blocks), device=blocks.device), counts)
         first = torch.cumsum(counts, 0) - counts
-        return torch.arange(len(block_of), device=blocks.device) - first[block_of] + starts[block_of], block_of
+        return torch.arange(len(block_of), device=blocks.device) - first[block_of] + starts[
+            block_of
+        ], block_of
 
     def _positions(self, tiles: torch.Tensor, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """First payload line and first zero-point byte of each tile: sums of the widths before it."""
@@ -122,10 +128,12 @@ class PackedWeight(nn.Module):
     def _scales(self, tiles: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
         """Scale of each row of each tile; float32 [n, 16]."""
         if self.scale_base is None:
-            return self.scales[tiles].float()
+            return self.scales[tiles].view(torch.float16).float()
         steps = self.scales[tiles].int() - LOG_SCALE_BIAS
         octave = torch.div(steps, LOG_STEPS, rounding_mode="floor")
-        factors = torch.exp2(torch.arange(LOG_STEPS, dtype=torch.float64) / LOG_STEPS).float().to(steps.device)
+        factors = (
+            torch.exp2(torch.arange(LOG_STEPS, dtype=torch.float64) / LOG_STEPS).float().to(steps.device)
+        )
         exponent = octave + self.scale_base[blocks].int()[:, None]
         return torch.ldexp(factors[(steps - octave * LOG_STEPS).long()], exponent)
 
@@ -143,7 +151,7 @@ class PackedWeight(nn.Module):
         """Refuse to be pickled."""
         raise RequestError(
             "a packed model cannot be pickled",
-            hint="save it with result.save(FOLDER) and open it with laq.load(FOLDER); state_dict() can be pickled",
+            hint="save it with result.save(FOLDER), open it with laq.load(FOLDER); its state_dict() pickles",
         )
 
 
@@ -159,4 +167,4 @@ def _index(permutation: np.ndarray[Any, Any]) -> torch.Tensor:
 
 def _octaves(base: np.ndarray[Any, np.dtype[np.float16]]) -> np.ndarray[Any, np.dtype[np.int8]]:
     _, exponent = np.frexp(base.astype(np.float32))
-    return (exponent - 1).astype(np.int8)
+    return np.asarray(exponent - 1, np.int8)

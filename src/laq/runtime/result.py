@@ -21,7 +21,15 @@ from laq.core.permutation import IndexArray, index_dtype
 from laq.core.plan import Plan
 from laq.core.record import Record
 from laq.core.scheme import ScaleFormat
-from laq.io.archive import Manifest, WeightEntry, archive_tensors, fixed_bytes, folder_bytes, open_archive, save_archive
+from laq.io.archive import (
+    Manifest,
+    WeightEntry,
+    archive_tensors,
+    fixed_bytes,
+    folder_bytes,
+    open_archive,
+    save_archive,
+)
 from laq.io.safetensors import RawTensor
 from laq.networks.module import Network, stored_tensor
 from laq.networks.tensors import SAFETENSORS_NAMES, to_raw
@@ -31,11 +39,12 @@ from laq.runtime.replace import packed_copy
 
 @dataclass(frozen=True)
 class Comparison:
-    """Another plan of the same bytes, and how it did on the selection split."""
+    """A plan of the same bytes: how it did on the selection split, which decides, and on the test split."""
 
     label: str
     plan: Plan
-    record: Record
+    selection: Record
+    test: Record
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Result:
     record : Record or None
         What was lost on the test split, once evaluated.
     comparisons : tuple of Comparison
-        Plans that this one was held against on the selection split, itself first.
+        The requested plan and those it was held against.
     verdict : str
         One sentence: which plan was kept and why.
     provenance : mapping
@@ -81,11 +90,20 @@ class Result:
         return Manifest(
             architecture=self.network.architecture,
             weights=tuple(
-                WeightEntry(w.name, w.kind, w.modules, w.dtype, w.shape, self._group_size, orders[w.name], histograms[w.name])
+                WeightEntry(
+                    w.name,
+                    w.kind,
+                    w.modules,
+                    w.dtype,
+                    w.shape,
+                    self._group_size,
+                    orders[w.name],
+                    histograms[w.name],
+                )
                 for w in self.network.weights
             ),
             kept={kept.name: "" for kept in self.network.kept},
-            column_permutations={key: "" for key in self.plan.column_permutations},
+            column_permutations=dict.fromkeys(self.plan.column_permutations, ""),
             scale_format=self.plan.scale_format,
             plan=self.plan.summary(),
             provenance=provenance,
@@ -119,9 +137,13 @@ class Result:
 
     def _compare_with(self, path: Path, expected: Mapping[str, RawTensor]) -> None:
         archive = open_archive(path)
-        differing = [name for name, raw in expected.items() if not np.array_equal(archive.tensors[name].data, raw.data)]
+        differing = [
+            name for name, raw in expected.items() if not np.array_equal(archive.tensors[name].data, raw.data)
+        ]
         if differing:
-            raise RunError(f"{path}: differs from memory after saving: {', '.join(differing[:8])}", hint="check the disk")
+            raise RunError(
+                f"{path}: differs from memory after saving: {', '.join(differing[:8])}", hint="check the disk"
+            )
         if self.network.architecture == "transformers":
             ids = torch.arange(8)[None] % archive.manifest.weights[0].shape[0]
             with torch.inference_mode():
@@ -160,21 +182,33 @@ def archive_fixed_bytes(
     """
     curves = {weight.name: weight for weight in weights}
     entries = tuple(
-        WeightEntry(w.name, w.kind, w.modules, w.dtype, w.shape, curves[w.name].grid.group_size, curves[w.name].column_order, {})
+        WeightEntry(
+            w.name,
+            w.kind,
+            w.modules,
+            w.dtype,
+            w.shape,
+            curves[w.name].grid.group_size,
+            curves[w.name].column_order,
+            {},
+        )
         for w in network.weights
     )
     manifest = Manifest(
         architecture=network.architecture,
         weights=entries,
         kept={kept.name: "" for kept in network.kept},
-        column_permutations={key: "" for key in column_permutations},
+        column_permutations=dict.fromkeys(column_permutations, ""),
         scale_format=scale_format,
         plan={},
         provenance={},
         record={},
     )
     kept = [(k.name, SAFETENSORS_NAMES[getattr(torch, k.dtype)], k.shape) for k in network.kept]
-    columns = [(key, "U16" if index_dtype(len(o)).itemsize == 2 else "U32", (len(o),)) for key, o in column_permutations.items()]
+    columns = [
+        (key, "U16" if index_dtype(len(o)).itemsize == 2 else "U32", (len(o),))
+        for key, o in column_permutations.items()
+    ]
     return fixed_bytes(manifest, kept=kept, column_specs=columns, sidecar_bytes=sidecar_bytes(network))
 
 

@@ -17,7 +17,7 @@ from laq.core.importance import FLOOR_SUPPORT, Importance
 from laq.core.permutation import IndexArray
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Feedback, Quantizer
-from laq.quantizers.common.clip_search import dequantize_columns, search
+from laq.quantizers.common.clip_search import dequantize_columns, scale_floor, search
 from laq.quantizers.common.sorting import SortedWeight
 
 CORRECTION_BITS = (2, 4)
@@ -60,27 +60,28 @@ def _rounding_losses(
     for start in range(0, grid.padded_rows, CHUNK_ROWS):
         rows = weight.rows[start : start + CHUNK_ROWS]
         blocks = slice(start // TILE_ROWS, start // TILE_ROWS + len(rows) // TILE_ROWS)
+        floor = scale_floor(weight.matrix[:, start : start + CHUNK_ROWS])
         for group in range(grid.n_groups):
             here = slice(group * grid.group_size, (group + 1) * grid.group_size)
             block = weight.matrix[here, start : start + CHUNK_ROWS].contiguous()
             for index, candidate in enumerate(CANDIDATES):
                 n_levels = torch.full((len(rows),), float(candidate.n_levels))
-                error = search(block, n_levels, column_weights[here], scale_format=scale_format).error
-                losses[index, blocks, group] = (0.5 * rows * error).view(-1, TILE_ROWS).sum(1).numpy()
+                found = search(block, n_levels, column_weights[here], floor=floor, scale_format=scale_format)
+                losses[index, blocks, group] = (0.5 * rows * found.error).view(-1, TILE_ROWS).sum(1).numpy()
     return losses
 
 
 def _correction(
     weight: SortedWeight, quantizer: Quantizer, feedback: Feedback, scale_format: ScaleFormat
 ) -> npt.NDArray[np.float32]:
-    """Measured over predicted loss at two widths on a sample of row blocks, for every candidate; [n_candidates]."""
+    """Measured over predicted loss, from two widths on a sample of row blocks; [n_candidates]."""
     n_blocks = weight.grid.n_row_blocks
     picked = np.unique(np.linspace(0, n_blocks - 1, min(CORRECTION_ROW_BLOCKS, n_blocks)).astype(np.int64))
     index = torch.from_numpy((picked[:, None] * TILE_ROWS + np.arange(TILE_ROWS)).ravel())
     sample = SortedWeight(weight.grid, weight.matrix[:, index], weight.hessian, weight.rows[index], None)
     ratios = _feedback_ratios(sample, quantizer, feedback, scale_format)
     widths = np.array([max(candidate.code_bits, 1) for candidate in CANDIDATES])
-    return np.exp(np.interp(widths, CORRECTION_BITS, np.log(ratios))).astype(np.float32)
+    return np.asarray(np.exp(np.interp(widths, CORRECTION_BITS, np.log(ratios))), np.float32)
 
 
 def _feedback_ratios(
@@ -96,10 +97,15 @@ def _feedback_ratios(
     measured = ((sample.hessian @ error) * error).sum(0)
     column_weights = feedback.column_weights.view(grid.n_groups, -1)
     expected = torch.zeros_like(measured)
+    floor = scale_floor(both)
     for group, block in enumerate(both.view(grid.n_groups, grid.group_size, -1)):
-        expected += search(block, n_levels[group], column_weights[group], scale_format=scale_format).error
+        weights = column_weights[group]
+        expected += search(block, n_levels[group], weights, floor=floor, scale_format=scale_format).error
     weighted = sample.rows.repeat(len(CORRECTION_BITS))
-    totals = [(weighted * loss).view(len(CORRECTION_BITS), n).sum(1).double().numpy() for loss in (measured, expected)]
+    totals = [
+        (weighted * loss).view(len(CORRECTION_BITS), n).sum(1).double().numpy()
+        for loss in (measured, expected)
+    ]
     if not (totals[1] > 0).all() or not (totals[0] > 0).all():
         return np.ones(len(CORRECTION_BITS))
     return np.asarray(totals[0] / totals[1])

@@ -81,7 +81,7 @@ def measure_weights(
                 columns[key] = order
         assert feedback is not None
         curves[weight.name] = _measure(
-            weight, network.weight(weight.name), importance, feedback, encoding, (key, columns.get(key))
+            weight, network.weight(weight.name), importance, feedback, encoding, order=(key, columns.get(key))
         )
     return Measured(tuple(curves[weight.name] for weight in network.weights), columns)
 
@@ -106,6 +106,7 @@ def _measure(
     importance: Importance,
     feedback: Feedback,
     encoding: _Encoding,
+    *,
     order: tuple[str, IndexArray | None],
 ) -> WeightCurves:
     grid = TileGrid(*weight.shape, encoding.group_size)
@@ -113,7 +114,12 @@ def _measure(
     rows = row_order(values, importance) if _worth_sorting_rows(grid) else None
     sorted_weight = sort_weight(values, importance, grid, rows=rows, columns=columns)
     losses = tile_losses(
-        sorted_weight, encoding.quantizer, feedback, importance, columns=columns, scale_format=encoding.scale_format
+        sorted_weight,
+        encoding.quantizer,
+        feedback,
+        importance,
+        columns=columns,
+        scale_format=encoding.scale_format,
     )
     return WeightCurves(weight.name, grid, losses, rows, key if columns is not None else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -33,7 +34,7 @@ class _Units:
     sizes: npt.NDArray[np.int64]
 
 
-def allocate(
+def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     curves: Curves,
     budget_bytes: int,
     *,
@@ -104,11 +105,13 @@ def _out_of_range(curves: Curves, budget_bytes: int, smallest: int, largest: int
 
     if smallest > largest:
         return BudgetError(
-            f"this network cannot get smaller: its smallest archive takes {both(smallest)}, the original {both(largest)}",
+            f"this network cannot get smaller: its smallest archive takes {both(smallest)}, "
+            f"the original {both(largest)}",
             hint="it is too small for tiles, tables and tokenizer files to pay",
         )
     return BudgetError(
-        f"budget {both(budget_bytes)} is out of range: possible are {both(smallest)} to {both(largest)}, the original",
+        f"budget {both(budget_bytes)} is out of range: possible are {both(smallest)} to {both(largest)}, "
+        "the original",
         hint="choose a budget in between",
     )
 
@@ -143,7 +146,9 @@ def _summed(units: _Units, length: int) -> _Units:
     """Add up runs of `length` units."""
     shape = (len(CANDIDATES), -1, length)
     return _Units(
-        units.losses.reshape(shape).sum(2), units.costs.reshape(shape).sum(2), units.sizes.reshape(-1, length).sum(1)
+        units.losses.reshape(shape).sum(2),
+        units.costs.reshape(shape).sum(2),
+        units.sizes.reshape(-1, length).sum(1),
     )
 
 
@@ -158,7 +163,9 @@ def _permuted(units: _Units, control: str, seed: int) -> npt.NDArray[np.float64]
 def _fixed_bytes(curves: Curves, unit: Unit) -> int:
     """Everything that does not depend on the choices: what curves counted, and each weight's tables."""
     return curves.fixed_bytes + sum(
-        spec.size_bytes for weight in curves.weights for spec in _fixed_specs(weight, curves.scale_format, unit)
+        spec.size_bytes
+        for weight in curves.weights
+        for spec in _fixed_specs(weight, curves.scale_format, unit)
     )
 
 
@@ -179,6 +186,8 @@ def _weight_plans(curves: Curves, unit: Unit, choice: npt.NDArray[np.int64]) -> 
         spread = np.broadcast_to(mine.reshape(shape if unit is Unit.TILE else (-1, 1)), shape)
         rows = weight.row_permutation if unit.sorts_rows else None
         plans.append(
-            WeightPlan(weight.name, grid, np.ascontiguousarray(spread, dtype=np.uint8), rows, weight.column_order)
+            WeightPlan(
+                weight.name, grid, np.ascontiguousarray(spread, dtype=np.uint8), rows, weight.column_order
+            )
         )
     return plans

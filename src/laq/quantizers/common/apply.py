@@ -35,9 +35,11 @@ def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[d
     """
     quantizer = QUANTIZERS.get(plans[0].quantizer)()
     results: list[dict[str, PackedTensor]] = [{} for _ in plans]
-    todo = [family for family in _families(plans[0], stats)]
+    todo = _families(plans[0], stats)
     n = sum(len(family) for family in todo)
-    for name, packed in track(_apply_all(network, plans, stats, quantizer, todo), label="quantizing", total=n):
+    for name, packed in track(
+        _apply_all(network, plans, stats, quantizer, todo), label="quantizing", total=n
+    ):
         for result, tensor in zip(results, packed, strict=True):
             result[name] = tensor
     order = [weight.name for weight in plans[0].weights]
@@ -52,7 +54,11 @@ def _families(plan: Plan, stats: Stats) -> list[list[str]]:
 
 
 def _apply_all(
-    network: Network, plans: Sequence[Plan], stats: Stats, quantizer: Quantizer, families: Sequence[Sequence[str]]
+    network: Network,
+    plans: Sequence[Plan],
+    stats: Stats,
+    quantizer: Quantizer,
+    families: Sequence[Sequence[str]],
 ) -> Iterator[tuple[str, list[PackedTensor]]]:
     by_name = [{weight.name: weight for weight in plan.weights} for plan in plans]
     for family in families:

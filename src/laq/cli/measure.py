@@ -1,0 +1,114 @@
+"""laq measure: what every tile would cost at every width, to plan from."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from laq.cli.options import (
+    CALIBRATION_TOKENS,
+    AsJson,
+    Data,
+    Debug,
+    Group,
+    GroupSize,
+    Keep,
+    Model,
+    QuantizerName,
+    Quiet,
+    Seed,
+    Tokens,
+)
+from laq.cli.output import running
+from laq.core.scheme import ScaleFormat
+
+if TYPE_CHECKING:
+    from laq.core.curve import Curves
+    from laq.core.stats import Stats
+
+Out = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write `stats` and `curves` into.")]
+Scales = Annotated[ScaleFormat, typer.Option("--scale-format", help="How scales are stored.")]
+
+
+def measure(
+    model: Model,
+    output: Out,
+    quantizer: QuantizerName = "gptq",
+    group_size: Group = GroupSize.G64,
+    scale_format: Scales = ScaleFormat.LOG8,
+    keep: Keep = None,
+    data: Data = None,
+    tokens: Tokens = CALIBRATION_TOKENS,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure where precision matters.
+
+    Once; then `laq plan` any budget in seconds.
+    """
+    with running(debug=debug, as_json=as_json, quiet=quiet, may_download=not Path(model).exists()) as out:
+        start = time.perf_counter()
+        from laq.cli.loading import opened_network
+        from laq.cli.paths import check_output, stored_bytes
+        from laq.core.storage import HEADER_NAME
+        from laq.resources import check_resources
+        from laq.steps import calibrate, splits_of
+        from laq.steps import measure as run
+
+        for name in ("stats", "curves"):
+            check_output(output / name, marker=HEADER_NAME, size_bytes=stored_bytes(model))
+        network = opened_network(model, keep=keep, quantizer=quantizer)
+        splits = splits_of(network, data, tokens=tokens, seed=seed)
+        check_resources(network, splits.calibration)
+        stats = calibrate(network, splits, seed=seed)
+        curves = run(
+            network,
+            stats,
+            quantizer=quantizer,
+            group_size=int(group_size.value),
+            scale_format=scale_format.value,
+        )
+        stats.save(output / "stats")
+        curves.save(output / "curves")
+        content = _content(curves, stats, output, data=splits.source, time_s=time.perf_counter() - start)
+        out.show(content, _text(content))
+
+
+def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: float) -> dict[str, object]:
+    from laq.allocation.common import size_range
+    from laq.core.target import Unit
+
+    smallest, largest = size_range(curves, unit=Unit.TILE, floor=True)
+    return {
+        "folder": str(folder),
+        "time_s": time_s,
+        "n_weights": len(curves.weights),
+        "n_tiles": sum(weight.grid.n_tiles for weight in curves.weights),
+        "n_params": curves.n_params,
+        "n_tokens": stats.n_tokens,
+        "data": data,
+        "data_hash": curves.data_hash,
+        "source_hash": curves.source_hash,
+        "quantizer": curves.quantizer,
+        "scale_format": curves.scale_format.value,
+        "original_bytes": curves.original_bytes,
+        "smallest_bytes": smallest,
+        "smallest_bpw": 8 * smallest / curves.n_params,
+        "largest_bytes": largest,
+        "largest_bpw": 8 * largest / curves.n_params,
+    }
+
+
+def _text(content: dict[str, object]) -> str:
+    values = {name: value / 1e6 if name.endswith("_bytes") else value for name, value in content.items()}  # type: ignore[operator]  # sizes are numbers
+    return (
+        "measured {n_weights} weights in {n_tiles} tiles on {n_tokens} tokens ({data}) with {quantizer}\n"
+        "possible sizes: {smallest_bytes:.2f} MB ({smallest_bpw:.2f} bits per weight) to "
+        "{largest_bytes:.2f} MB ({largest_bpw:.2f}), the original\n"
+        "saved {folder}; next: laq plan {folder} --bpw X"
+    ).format(**values)

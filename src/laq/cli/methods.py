@@ -1,0 +1,25 @@
+"""laq methods: what can be chosen."""
+
+from __future__ import annotations
+
+from laq.cli.options import AsJson, Debug
+from laq.cli.output import running
+
+
+def methods(as_json: AsJson = False, debug: Debug = False) -> None:
+    """List quantizers and allocators with their status."""
+    with running(debug=debug, as_json=as_json, quiet=True) as out:
+        from laq.allocation import ALLOCATORS
+        from laq.cli.tables import table_of
+        from laq.quantizers import QUANTIZERS
+
+        found: list[tuple[str, str, str, str]] = []
+        for name in QUANTIZERS.names():
+            quantizer = QUANTIZERS.get(name)
+            found.append(("quantizer", name, quantizer.status, quantizer.summary))
+        for name in ALLOCATORS.names():
+            allocator = ALLOCATORS.get(name)
+            found.append(("allocator", name, allocator.status, allocator.summary))
+        heads = ["kind", "name", "status", "summary"]
+        rows = [dict(zip(heads, row, strict=True)) for row in found]
+        out.show({"methods": rows}, table_of("methods", heads, found))

@@ -1,0 +1,77 @@
+"""Options that several commands share, spelled once."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from laq.core.budget import parse_size
+from laq.core.errors import BudgetError, RequestError
+
+
+class GroupSize(Enum):
+    """Legal group sizes, as typed."""
+
+    G32 = "32"
+    G64 = "64"
+    G128 = "128"
+
+
+class Control(Enum):
+    """Legal controls."""
+
+    PERMUTED = "permuted"
+
+
+def _tokens(value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise typer.BadParameter(f"{value} is not a number of tokens")
+    return value
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Hugging Face folder, .gguf file, or hub id.")]
+Archive = Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `laq quantize` wrote.")]
+Bpw = Annotated[float | None, typer.Option("--bpw", help="Average bits per weight, everything counted.")]
+Size = Annotated[str | None, typer.Option("--size", help="Size of the whole result, like 60MB or 1.5GiB.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="FILE|DIR|self",
+        help="Text file, folder of them, token ids (.npy, .safetensors), or `self` for text sampled from the "
+        "model. Left away: built-in English prose.",
+    ),
+]
+Tokens = Annotated[int, typer.Option("--tokens", callback=_tokens, help="Calibration tokens.")]
+EvalTokens = Annotated[
+    int | None, typer.Option("--tokens", callback=_tokens, help="Use about that many tokens; all by default.")
+]
+Keep = Annotated[str | None, typer.Option("--keep", metavar="REGEX", help="Weights to leave as they are.")]
+QuantizerName = Annotated[str, typer.Option("--quantizer", help="Method, see `laq methods`.")]
+Group = Annotated[GroupSize, typer.Option("--group-size", help="Columns that share a scale.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seeds everything that is sampled.")]
+ControlName = Annotated[
+    Control | None,
+    typer.Option("--control", help="Shuffle the measured losses first, to see what the signal is worth."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; implies --quiet.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+CALIBRATION_TOKENS = 8192
+"""As `laq.calibration.data.CALIBRATION_TOKENS`, which needs torch; a test holds the two together."""
+
+
+def check_limits(*, bpw: float | None, size: str | None, max_kl: float | None = None, names: str) -> None:
+    """Raise RequestError unless exactly one limit is given, and is a positive number."""
+    if sum(limit is not None for limit in (bpw, size, max_kl)) != 1:
+        raise RequestError(f"give exactly one of {names}", hint="for example --bpw 4")
+    for name, value in (("--bpw", bpw), ("--max-kl", max_kl)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise BudgetError(f"{name} {value} is not a positive number", hint="for example --bpw 4")
+    if size is not None:
+        parse_size(size)

@@ -1,0 +1,82 @@
+"""Where a command's result goes: stdout, as tables for people or as one JSON object."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from laq.cli.errors import reported
+from laq.cli.progress import chosen_progress
+from laq.core.progress import shown_by
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+MAX_WIDTH = 79
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The result's way out.
+
+    Parameters
+    ----------
+    stream : text stream
+        stdout as it was when the command started.
+    as_json : bool
+        Whether a program reads along.
+    """
+
+    stream: TextIO
+    as_json: bool
+
+    def show(self, content: Mapping[str, Any], *parts: RenderableType) -> None:
+        """Write `content` as JSON, or `parts` for people."""
+        if self.as_json:
+            self.stream.write(json.dumps(content, allow_nan=False) + "\n")
+        else:
+            self.write(*parts)
+        self.stream.flush()
+
+    def write(self, *parts: RenderableType) -> None:
+        """Write tables and paragraphs, one after the other."""
+        from rich.console import Console
+
+        console = Console(file=self.stream, markup=False, emoji=False, highlight=False)
+        console.width = min(console.width, MAX_WIDTH)
+        for part in parts:
+            console.print(part)
+
+
+@contextlib.contextmanager
+def running(
+    *, debug: bool, as_json: bool = False, quiet: bool = False, may_download: bool = False
+) -> Iterator[Output]:
+    """Run a command: errors are reported, progress is shown, and nothing but the result reaches stdout.
+
+    Parameters
+    ----------
+    debug : bool
+        Show tracebacks and the warnings of libraries.
+    as_json : bool
+        The result is one JSON object.
+    quiet : bool
+        No progress.
+    may_download : bool
+        Let the hub's own download bars through.
+    """
+    stream = sys.stdout
+    with reported(debug=debug), contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")
+        if quiet or as_json or not may_download:
+            # transformers 5.23.0 draws a bar of its own when it reads GGUF; tqdm reads this when it is imported
+            os.environ["TQDM_DISABLE"] = "1"
+        with shown_by(chosen_progress(quiet=quiet or as_json)):
+            yield Output(stream, as_json)

@@ -1,0 +1,171 @@
+"""laq quantize: from a network and a limit to an archive."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from laq.cli.options import (
+    CALIBRATION_TOKENS,
+    AsJson,
+    Bpw,
+    ControlName,
+    Data,
+    Debug,
+    Group,
+    GroupSize,
+    Keep,
+    Model,
+    QuantizerName,
+    Quiet,
+    Seed,
+    Size,
+    Tokens,
+    check_limits,
+)
+from laq.cli.output import running
+from laq.core.scheme import ScaleFormat
+from laq.core.target import Unit
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from laq.runtime.result import Result
+
+Out = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to write; an archive is replaced.")]
+MaxKl = Annotated[
+    float | None, typer.Option("--max-kl", help="Smallest archive whose KL (nats per token) stays below this.")
+]
+Measured = Annotated[
+    Path | None, typer.Option("--measured", metavar="DIR", help="Folder that `laq measure` wrote: skips measuring.")
+]
+Compare = Annotated[
+    bool,
+    typer.Option("--compare/--no-compare", help="Hold the plan against uniform and per-tensor plans; keep the best."),
+]
+Scales = Annotated[ScaleFormat, typer.Option("--scale-format", help="How scales are stored.")]
+UnitName = Annotated[Unit, typer.Option("--unit", help="What shares one decision.")]
+
+
+def quantize(
+    model: Model,
+    output: Out,
+    bpw: Bpw = None,
+    size: Size = None,
+    max_kl: MaxKl = None,
+    unit: UnitName = Unit.TILE,
+    quantizer: QuantizerName = "gptq",
+    group_size: Group = GroupSize.G64,
+    scale_format: Scales = ScaleFormat.LOG8,
+    keep: Keep = None,
+    control: ControlName = None,
+    seed: Seed = 0,
+    tokens: Tokens = CALIBRATION_TOKENS,
+    data: Data = None,
+    measured: Measured = None,
+    compare: Compare = True,
+    as_json: AsJson = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Quantize a network to a size, and say what it cost.
+
+    Give exactly one of --bpw, --size and --max-kl. The whole folder stays within the limit.
+    """
+    with running(debug=debug, as_json=as_json, quiet=quiet, may_download=not Path(model).exists()) as out:
+        start = time.perf_counter()
+        check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
+        network = _open(model, output, keep=keep, quantizer=quantizer)
+
+        from laq.pipeline import quantize as run
+
+        result = run(
+            network,
+            bpw=bpw,
+            size=size,
+            max_kl=max_kl,
+            data=data,
+            unit=unit.value,
+            quantizer=quantizer,
+            group_size=int(group_size.value),
+            scale_format=scale_format.value,
+            control=None if control is None else control.value,
+            compare=compare,
+            measured=measured,
+            tokens=tokens,
+            seed=seed,
+        )
+        result.save(output)
+        out.show(result_json(result, output, time_s=time.perf_counter() - start), *result_parts(result, output))
+
+
+def _open(model: str, output: Path, *, keep: str | None, quantizer: str) -> Any:
+    """Check what can be checked at once, then load."""
+    from laq.cli.loading import opened_network
+    from laq.cli.paths import check_output, stored_bytes
+    from laq.io.archive import MANIFEST
+
+    check_output(output, marker=MANIFEST, size_bytes=stored_bytes(model))
+    return opened_network(model, keep=keep, quantizer=quantizer)
+
+
+def result_json(result: Result, folder: Path, *, time_s: float) -> dict[str, Any]:
+    """Return what was done and what it cost.
+
+    Parameters
+    ----------
+    result : Result
+        Evaluated and saved.
+    folder : Path
+        Where.
+    time_s : float
+        What it took.
+    """
+    from laq.cli.bits import bits_of_plan, by_depth, by_format, by_role
+
+    weights = bits_of_plan(result.plan)
+    comparisons = [
+        {
+            "label": one.label,
+            "size_bytes": one.plan.size_bytes,
+            "predicted_loss_nats": one.plan.predicted_loss_nats,
+            "selection": one.selection.to_json(),
+            "test": one.test.to_json(),
+        }
+        for one in result.comparisons
+    ]
+    return {
+        "folder": str(folder),
+        "time_s": time_s,
+        "verdict": result.verdict,
+        "record": None if result.record is None else result.record.to_json(),
+        "plan": result.plan.summary(),
+        "comparisons": comparisons,
+        "provenance": dict(result.provenance),
+        "tiles": by_format(weights),
+        "roles": {bits.name: bits.to_json() for bits in by_role(weights)},
+        "depth": {bits.name: bits.to_json() for bits in by_depth(weights)},
+    }
+
+
+def result_parts(result: Result, folder: Path) -> list[RenderableType]:
+    """Return the same for people."""
+    from laq.cli.bits import bits_of_plan
+    from laq.cli.tables import cost_table, mega, role_table
+
+    weights = bits_of_plan(result.plan)
+    rows = [(_label(result, one.label), one.test) for one in result.comparisons]
+    return [
+        cost_table(rows, title="what it costs, on text that was not used to choose"),
+        role_table(weights, total_bytes=result.plan.size_bytes),
+        result.verdict,
+        f"saved {folder} ({mega(result.plan.size_bytes)} MB)",
+    ]
+
+
+def _label(result: Result, label: str) -> str:
+    kept = next((one.label for one in result.comparisons if one.plan is result.plan), "")
+    return f"laq, {label}" if label == kept else label

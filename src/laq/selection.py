@@ -1,0 +1,133 @@
+"""Which plan is kept: rivals of the same bytes, judged on data that chose none of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from laq.allocation.common import size_range
+from laq.calibration.data import Splits
+from laq.core.curve import Curves
+from laq.core.errors import BudgetError
+from laq.core.plan import Plan
+from laq.core.stats import Stats
+from laq.networks import Network
+from laq.runtime.result import Comparison, Result
+from laq.steps import allocate, apply_all, records, unit_of
+
+NO_FLOOR_GAIN = 0.9
+"""Plans below two bits are tried when they predict this share of the loss or less."""
+
+MAX_PROBES = 8
+SIZE_TOLERANCE = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything that the choice of a plan rests on."""
+
+    network: Network
+    splits: Splits
+    stats: Stats
+    curves: Curves
+    unit: str
+    control: str | None
+    seed: int
+
+
+def best_plan(job: Job, budget: int, *, compare: bool) -> Result:
+    """The requested plan or a rival of the same bytes: the least KL on the selection split wins."""
+    plans = _candidates(job, budget, compare=compare)
+    results = dict(zip(plans, apply_all(job.network, list(plans.values()), job.stats), strict=True))
+    models = {label: (result.model, result.plan.size_bytes) for label, result in results.items()}
+    selection = records(job.network, models, job.splits.selection, split="selection")
+    test = records(job.network, models, job.splits.test, split="test")
+    comparisons = tuple(Comparison(label, plans[label], selection[label], test[label]) for label in plans)
+    winner = min(comparisons, key=lambda one: one.selection.kl_nats)
+    return replace(
+        results[winner.label],
+        record=winner.test,
+        comparisons=comparisons,
+        verdict=_verdict(comparisons, winner),
+    )
+
+
+def _candidates(job: Job, budget: int, *, compare: bool) -> dict[str, Plan]:
+    def plan(
+        unit: str, allocator: str = "lagrange", control: str | None = None, *, floor: bool = True
+    ) -> Plan:
+        return allocate(
+            job.curves,
+            size=budget,
+            unit=unit,
+            allocator=allocator,
+            control=control,
+            floor=floor,
+            seed=job.seed,
+        )
+
+    free = plan(job.unit, control=job.control, floor=False)
+    try:
+        plans = {job.unit: plan(job.unit, control=job.control)}
+    except BudgetError:
+        return {f"{job.unit}, below two bits": free}
+    if not compare or job.control is not None:
+        return plans
+    if free.predicted_loss_nats <= NO_FLOOR_GAIN * plans[job.unit].predicted_loss_nats:
+        plans[f"{job.unit}, below two bits"] = free
+    for label, unit, allocator in (("tensor", "tensor", "lagrange"), ("uniform", "tensor", "uniform")):
+        if label not in plans:
+            try:
+                plans[label] = plan(unit, allocator)
+            except BudgetError:
+                continue
+    return plans
+
+
+def _verdict(comparisons: tuple[Comparison, ...], winner: Comparison) -> str:
+    others = ", ".join(f"{one.label} {one.selection.kl_nats:.4f}" for one in comparisons if one is not winner)
+    kept = f"kept {winner.label}: KL {winner.selection.kl_nats:.4f} on the selection split"
+    if not others:
+        return kept
+    coarser = winner.label in ("tensor", "uniform") and winner is not comparisons[0]
+    return ("no gain from finer units; " if coarser else "") + f"{kept}, at the same bytes {others}"
+
+
+def smallest_budget(job: Job, max_kl: float) -> int:
+    """Bytes of the smallest archive whose measured KL on the selection split stays below `max_kl`.
+
+    The curves give the shape of KL over bytes; every probe corrects their scale where it matters.
+    """
+    low, high = size_range(job.curves, unit=unit_of(job.unit), floor=True)
+    ratio, best = 1.0, None
+    for _ in range(MAX_PROBES):
+        budget = _where_predicted(job, max_kl / ratio, low, high)
+        plan = allocate(job.curves, size=budget, unit=job.unit, seed=job.seed)
+        (result,) = apply_all(job.network, [plan], job.stats)
+        models = {"": (result.model, plan.size_bytes)}
+        kl = records(job.network, models, job.splits.selection, split="selection")[""].kl_nats
+        ratio = max(kl, 1e-9) / max(plan.predicted_loss_nats, 1e-12)
+        if kl <= max_kl:
+            best = high = min(budget, plan.size_bytes)
+        else:
+            low = budget
+        if best is not None and (high - low) <= SIZE_TOLERANCE * high:
+            break
+    if best is None:
+        raise BudgetError(
+            f"no archive under the original's size has KL under {max_kl} on selection data, {kl:.4f} at best",
+            hint="accept a larger loss",
+        )
+    return best
+
+
+def _where_predicted(job: Job, loss_nats: float, low: int, high: int) -> int:
+    """Bytes whose plan predicts `loss_nats`; kept off the ends, so that probes close in."""
+    margin = max(1, (high - low) // 20)
+    first, last = low + margin, high - margin
+    for _ in range(20):
+        middle = (first + last) // 2
+        if allocate(job.curves, size=middle, unit=job.unit, seed=job.seed).predicted_loss_nats > loss_nats:
+            first = middle
+        else:
+            last = middle
+    return last

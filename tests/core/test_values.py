@@ -1,0 +1,163 @@
+"""Small values: budgets, grids, permutations, schemes, zero points, scales, errors, the registry."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laq.allocation import ALLOCATORS
+from laq.core import errors
+from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
+from laq.core.errors import BudgetError, LaqError, RequestError
+from laq.core.formats import CANDIDATES, choice_of
+from laq.core.groups import GROUP_SIZES, TileGrid
+from laq.core.permutation import checked_permutation, descending, index_dtype, inverse, is_permutation, permutation_bytes
+from laq.core.progress import shown_by, track
+from laq.core.qtensor import NARROW_BITS, decode_scales, zero_point_code, zero_point_value
+from laq.core.scheme import ScaleFormat, Scheme
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("60MB", 60_000_000),
+        ("1.5 GiB", 3 << 29),
+        ("800kib", 819_200),
+        ("7", 7),
+        (" .5 KB ", 500),
+        ("12B", 12),
+        ("2gb", 2_000_000_000),
+    ],
+)
+def test_sizes_are_read_with_their_unit(text, size_bytes):
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "MB", "60 MBit", "-5MB", "1e6", "1,5GB", "5.MB.", "nan", "60MB extra"])
+def test_text_that_is_no_size_is_refused_with_an_example(text):
+    with pytest.raises(BudgetError, match="60MB"):
+        parse_size(text)
+
+
+@given(bpw=st.floats(0.1, 32), n_params=st.integers(1, 1 << 40))
+def test_bytes_allowed_never_exceed_the_bits_per_weight(bpw, n_params):
+    assert bytes_to_bpw(bpw_to_bytes(bpw, n_params), n_params) <= bpw * (1 + 1e-12)
+
+
+@given(n_rows=st.integers(1, 5000), n_columns=st.integers(1, 5000), group_size=st.sampled_from(GROUP_SIZES))
+def test_padding_is_less_than_a_tile(n_rows, n_columns, group_size):
+    grid = TileGrid(n_rows, n_columns, group_size)
+    assert 0 <= grid.padded_rows - n_rows < 16
+    assert 0 <= grid.padded_columns - n_columns < group_size
+    assert grid.n_tiles * grid.tile_elements == grid.padded_rows * grid.padded_columns
+
+
+@pytest.mark.parametrize("group_size", [0, 16, 48, 256])
+def test_other_group_sizes_do_not_exist(group_size):
+    with pytest.raises(ValueError, match="group size"):
+        TileGrid(16, 64, group_size)
+
+
+@given(st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=50))
+def test_descending_sorts_and_inverse_undoes(values):
+    array = np.array(values)
+    order = descending(array)
+    assert (np.diff(array[order]) <= 0).all()
+    assert is_permutation(order)
+    assert np.array_equal(array[order][inverse(order)], array)
+
+
+def test_equal_elements_keep_their_order():
+    assert descending(np.array([1.0, 2.0, 1.0, 2.0])).tolist() == [1, 3, 0, 2]
+
+
+@pytest.mark.parametrize(("n", "itemsize"), [(1, 2), (1 << 16, 2), ((1 << 16) + 1, 4)])
+def test_indices_take_two_bytes_as_long_as_they_fit(n, itemsize):
+    assert index_dtype(n).itemsize == itemsize
+    assert permutation_bytes(n) == n * itemsize
+
+
+@pytest.mark.parametrize("candidate", [[], [1], [0, 0], [0, 2], [0, 1, 3]])
+def test_lists_that_are_no_permutation_are_seen(candidate):
+    assert not is_permutation(np.array(candidate, np.uint16))
+
+
+@pytest.mark.parametrize("candidate", [np.uint16([0, 0]), np.uint16([0]), np.uint32([1, 0]), np.uint16([[0, 1]])])
+def test_permutation_from_a_file_is_checked(candidate):
+    with pytest.raises(ValueError, match="2 indices"):
+        checked_permutation(candidate, 2)
+
+
+@pytest.mark.parametrize("bits", [c.code_bits for c in CANDIDATES if c.code_bits])
+def test_every_zero_point_code_survives(bits):
+    codes = np.arange(1 << bits, dtype=np.uint8)
+    widths = np.full(len(codes), bits, np.uint8)
+    values = zero_point_value(codes, widths)
+    assert np.array_equal(zero_point_code(values, widths), codes)
+    assert len(set(values.tolist())) == len(codes)
+
+
+@pytest.mark.parametrize("bits", range(1, NARROW_BITS + 1))
+def test_narrow_zero_points_lie_in_halves_around_the_middle(bits):
+    values = zero_point_value(np.arange(1 << bits, dtype=np.uint8), np.full(1 << bits, bits, np.uint8))
+    assert np.diff(values).tolist() == [0.5] * ((1 << bits) - 1)
+    middle = ((1 << bits) - 1) / 2
+    assert middle in values
+    assert values.min() >= 0
+    assert values.max() <= (1 << bits) - 1
+
+
+@given(st.integers(-320, 240))
+def test_log_scales_are_correctly_rounded(step):
+    found = decode_scales(np.array([step], np.int16), ScaleFormat.LOG8)[0]
+    assert found == np.float32(2.0 ** (step / 8))
+
+
+@pytest.mark.parametrize("scale_format", ScaleFormat)
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+def test_schemes_count_every_byte(scale_format, group_size):
+    for candidate in CANDIDATES:
+        scheme = Scheme(candidate, group_size, scale_format)
+        b = candidate.code_bits
+        expected = 16 * group_size * b / 8 + 16 * scale_format.size_bytes + 16 * b / 8 + 3 if b else 0
+        assert scheme.tile_bytes == expected
+        assert scheme.bits_per_weight == pytest.approx(8 * expected / (16 * group_size))
+
+
+def test_four_bits_in_groups_of_64_take_4_point_21():
+    assert Scheme(CANDIDATES[choice_of("int4")], 64, ScaleFormat.LOG8).bits_per_weight == pytest.approx(4.2109375)
+
+
+def test_candidates_are_pinned_because_plans_store_their_positions():
+    names = ["absent", "int1", "ternary", "int2", "int3", "int4", "int5", "int6", "int8"]
+    assert [c.name for c in CANDIDATES] == names
+    assert [c.n_levels for c in CANDIDATES] == [1, 2, 3, 4, 8, 16, 32, 64, 256]
+    assert [c.code_bits for c in CANDIDATES] == [0, 1, 2, 2, 3, 4, 5, 6, 8]
+
+
+def test_every_error_says_how_it_ends():
+    found = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+    for error in found.values():
+        assert issubclass(error, LaqError)
+        assert error.exit_code == (2 if issubclass(error, RequestError) else 1)
+    assert str(RequestError("a: wrong", hint="do b")) == "a: wrong\nhint: do b"
+    assert str(RequestError("a: wrong")) == "a: wrong"
+
+
+def test_unknown_method_is_refused_with_the_list():
+    with pytest.raises(RequestError, match="unknown allocator 'magic'\nhint: .*lagrange.*uniform"):
+        ALLOCATORS.get("magic")
+
+
+def test_progress_is_told_inside_its_block_only():
+    seen = []
+
+    class Recorder:
+        def track(self, items, *, label, total):
+            seen.append((label, total))
+            return iter(items)
+
+    with shown_by(Recorder()):
+        assert list(track("ab", label="inside", total=2)) == ["a", "b"]
+    assert list(track("ab", label="outside", total=2)) == ["a", "b"]
+    assert seen == [("inside", 2)]

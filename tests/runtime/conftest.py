@@ -1,0 +1,76 @@
+"""Packed weights and a tiny packed language model, built in memory."""
+
+import numpy as np
+import pytest
+import torch
+
+from laq.core.groups import TILE_ROWS, TileGrid
+from laq.core.permutation import index_dtype
+from laq.core.qtensor import QTensor
+from laq.core.scheme import ScaleFormat
+from laq.kernels.reference import pack
+from laq.quantizers.common.clip_search import search
+
+INT4 = 5
+N_LEVELS = {0: 1, 1: 2, 3: 4, 4: 8, 5: 16, 6: 32, 7: 64, 8: 256}
+
+
+def _packed_random(shape, group_size=64, *, choices=INT4, scale_format=ScaleFormat.LOG8, sorts=True, seed=0):
+    """Round a random matrix to nearest; `choices` is one candidate or an array [n_row_blocks, n_groups]."""
+    generator = np.random.default_rng(seed)
+    grid = TileGrid(*shape, group_size)
+    chosen = np.array(np.broadcast_to(choices, (grid.n_row_blocks, grid.n_groups)), np.uint8)
+    matrix = torch.from_numpy(generator.standard_normal((grid.padded_columns, grid.padded_rows)).astype(np.float32))
+    levels = torch.tensor([[float(N_LEVELS[int(c)]) for c in row] for row in chosen.T]).repeat_interleave(TILE_ROWS, 1)
+    codes, scales, zeros = [], [], []
+    for block, n_levels in zip(matrix.split(group_size), levels, strict=True):
+        found = search(block, n_levels, torch.ones(group_size), scale_format=scale_format)
+        code = (block / found.scales + found.zero_points).round().clamp(min=0)
+        codes.append(torch.minimum(code, n_levels - 1).to(torch.uint8))
+        scales.append(found.stored)
+        zeros.append(found.zero_points)
+    orders = [generator.permutation(n).astype(index_dtype(n)) if sorts else None for n in shape]
+    return pack(
+        QTensor(
+            grid,
+            scale_format,
+            chosen,
+            torch.cat(codes).T.contiguous().numpy(),
+            torch.stack(scales).T.contiguous().numpy(),
+            torch.stack(zeros).T.contiguous().numpy(),
+            *orders,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def packed_random():
+    """Return a function (shape, group_size, choices, scale_format, sorts, seed) -> PackedTensor."""
+    return _packed_random
+
+
+@pytest.fixture(scope="session")
+def packed_llama(packed_random):
+    """Return a tied two-block Llama in memory and its packed copy: (network, module)."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra llm")
+    from laq.networks import describe
+    from laq.runtime.replace import packed_copy
+
+    config = transformers.LlamaConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=100,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        initializer_range=0.25,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = describe(transformers.LlamaForCausalLM(config).eval())
+    packed = {weight.name: packed_random(weight.shape, 32, choices=7) for weight in network.weights}
+    return network, packed_copy(network, packed)
