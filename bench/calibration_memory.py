@@ -19,7 +19,11 @@ def main() -> None:
     """Calibrate two blocks of a 7B model's width and write bench/results/calibration_memory.json."""
     parser(__doc__ or "").parse_args()
     config = LlamaConfig(
-        hidden_size=4096, intermediate_size=11008, num_attention_heads=32, num_hidden_layers=2, vocab_size=32000
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_attention_heads=32,
+        num_hidden_layers=2,
+        vocab_size=32000,
     )
     with torch.no_grad():
         network = describe(LlamaForCausalLM(config).to(torch.bfloat16).eval(), architecture="transformers")

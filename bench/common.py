@@ -47,7 +47,9 @@ def rescaled_network() -> Network:
     """SmolLM2 with its channels rescaled, which takes the shipped weights off their 4-bit grid."""
     loaded = load_network(smollm2_path())
     rescale_(loaded.module)
-    network = describe(loaded.module, architecture="transformers", tokenizer=loaded.tokenizer, sidecars=loaded.sidecars)
+    network = describe(
+        loaded.module, architecture="transformers", tokenizer=loaded.tokenizer, sidecars=loaded.sidecars
+    )
     return replace(network, source="SmolLM2-135M-Instruct, rescaled")
 
 
@@ -132,7 +134,17 @@ def without_orders(curves: Curves, unit: Unit) -> Curves:
     return replace(curves, fixed_bytes=curves.fixed_bytes + orders)
 
 
-def run(network: Network, stats: Stats, curves: Curves, splits: Splits, *, bpw: float, unit: str, **options) -> dict:
+def run(
+    network: Network,
+    stats: Stats,
+    curves: Curves,
+    splits: Splits,
+    *,
+    bpw: float,
+    unit: str,
+    on: tuple[str, ...] = ("selection", "test"),
+    **options,
+) -> dict:
     """Allocate, apply and evaluate one setting; one line on the screen, one dict for the JSON."""
     start = time.perf_counter()
     own = without_orders(curves, Unit(unit))
@@ -140,8 +152,10 @@ def run(network: Network, stats: Stats, curves: Curves, splits: Splits, *, bpw: 
     (result,) = apply_all(network, [plan], stats)
     seconds = time.perf_counter() - start
     found = {
-        split: records(network, {"": (result.model, plan.size_bytes)}, getattr(splits, split), split=split)[""]
-        for split in ("selection", "test")
+        split: records(network, {"": (result.model, plan.size_bytes)}, getattr(splits, split), split=split)[
+            ""
+        ]
+        for split in on
     }
     row = {
         "unit": unit,
@@ -150,7 +164,7 @@ def run(network: Network, stats: Stats, curves: Curves, splits: Splits, *, bpw: 
         "bpw": round(plan.bpw, 4),
         "size_bytes": plan.size_bytes,
         "predicted_nats": plan.predicted_loss_nats,
-        "kl_selection_nats": found["selection"].kl_nats,
+        "kl_selection_nats": found["selection"].kl_nats if "selection" in found else None,
         "kl_nats": found["test"].kl_nats,
         "kl_stderr_nats": found["test"].kl_stderr_nats,
         "perplexity": found["test"].perplexity,
@@ -160,7 +174,7 @@ def run(network: Network, stats: Stats, curves: Curves, splits: Splits, *, bpw: 
     }
     print(
         f"{row['bpw']:.3f} bpw  {plan.quantizer:5s} {unit:8s} {options or ''}  KL {row['kl_nats']:.4f} "
-        f"(selection {row['kl_selection_nats']:.4f}, predicted {row['predicted_nats']:.4f})  "
+        f"(selection {row['kl_selection_nats'] or float('nan'):.4f}, predicted {row['predicted_nats']:.4f})  "
         f"ppl {row['perplexity']:.2f}  top-1 {row['top1_agreement']:.3f}  {seconds:.0f} s",
         flush=True,
     )
@@ -178,10 +192,21 @@ def save(name: str, rows: object, **about: object) -> None:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = [line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        lines = [
+            line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")
+        ]
         if lines:
             return lines[0].partition(":")[2].strip()
     return platform.processor()
 
 
-__all__ = ["cached_stats", "fixed_splits", "linears_only", "measure", "parser", "rescaled_network", "run", "save"]
+__all__ = [
+    "cached_stats",
+    "fixed_splits",
+    "linears_only",
+    "measure",
+    "parser",
+    "rescaled_network",
+    "run",
+    "save",
+]

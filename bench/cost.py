@@ -25,7 +25,11 @@ def main() -> None:
     def step(name: str, work: Callable[[], object]) -> object:
         start = time.perf_counter()
         value = work()
-        row = {"step": name, "seconds": round(time.perf_counter() - start, 2), "peak_gb": round(_peak_gb(), 2)}
+        row = {
+            "step": name,
+            "seconds": round(time.perf_counter() - start, 2),
+            "peak_gb": round(_peak_gb(), 2),
+        }
         rows.append(row)
         print(f"{name:28s} {row['seconds']:8.2f} s   peak so far {row['peak_gb']:.2f} GB", flush=True)
         return value

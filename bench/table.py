@@ -20,13 +20,20 @@ COMMANDS = {
 
 def main() -> None:
     """Write the tables."""
-    parts = [(HERE / "NOTES.md").read_text(encoding="utf-8")] if (HERE / "NOTES.md").exists() else ["# Results\n"]
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "results").glob("*.json"))}
+    parts = (
+        [(HERE / "NOTES.md").read_text(encoding="utf-8")] if (HERE / "NOTES.md").exists() else ["# Results\n"]
+    )
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((HERE / "results").glob("*.json"))
+    }
     for name, content in found.items():
         machine = content["machine"]
         where = f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}"
         text = f"; text: {content['text']}" if "text" in content else ""
-        parts.append(f"## {name}\n\n`.venv/bin/python {COMMANDS.get(name, name)}` on {where}{text}\n\n{_table(content['rows'])}")
+        parts.append(
+            f"## {name}\n\n`.venv/bin/python {COMMANDS.get(name, name)}` on {where}{text}\n\n{_table(content['rows'])}"
+        )
     kl_rows = [row for name in ("ladder", "whole_model") if name in found for row in found[name]["rows"]]
     if kl_rows:
         parts.append(_prediction(kl_rows))

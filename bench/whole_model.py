@@ -16,8 +16,10 @@ def main() -> None:
     curves = replace(measure(network, stats), original_bytes=1 << 40)
     rows = []
     for bpw in (2.5, 3.0, 3.5, 4.0, 5.0, 6.0):
-        rows.append(run(network, stats, curves, splits, bpw=bpw, unit="tile"))
-        rows.append(run(network, stats, curves, splits, bpw=bpw, unit="tensor", allocator="uniform"))
+        rows.append(run(network, stats, curves, splits, bpw=bpw, unit="tile", on=("test",)))
+        if bpw in (3.0, 4.0, 5.0):
+            options = {"unit": "tensor", "allocator": "uniform"}
+            rows.append(run(network, stats, curves, splits, bpw=bpw, on=("test",), **options))
     save("whole_model", rows, text=splits.source)
 
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads that wait for each other cost more
 
 settings.register_profile(
     "laq", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laq.allocation import ALLOCATORS
-from laq.allocation import common
+from laq.allocation import ALLOCATORS, common
 from laq.allocation.common import allocate, size_range
 from laq.allocation.common import allocate as allocate_function
 from laq.core.curve import Curves, WeightCurves
@@ -20,7 +19,13 @@ FIXED_BYTES = 12_345
 LEVELS = np.array([candidate.n_levels for candidate in CANDIDATES], float)
 
 
-def curves_of(seed=0, shapes=((100, 300), (64, 64), (17, 300)), group_size=64, n_forbidden=0, scale_format=ScaleFormat.LOG8):
+def curves_of(
+    seed=0,
+    shapes=((100, 300), (64, 64), (17, 300)),
+    group_size=64,
+    n_forbidden=0,
+    scale_format=ScaleFormat.LOG8,
+):
     """Losses that fall with the square of the levels, tiles of very different weight; some may not go low."""
     generator = np.random.default_rng(seed)
     weights = []
@@ -34,7 +39,9 @@ def curves_of(seed=0, shapes=((100, 300), (64, 64), (17, 300)), group_size=64, n
         rows = generator.permutation(shape[0]).astype(np.uint16) if index % 2 == 0 else None
         weights.append(WeightCurves(f"w{index}", grid, losses, rows, ""))
     n_params = sum(rows * columns for rows, columns in shapes)
-    return Curves(tuple(weights), {}, scale_format, "rtn", FIXED_BYTES, 4 * n_params + FIXED_BYTES, n_params, "s", "d")
+    return Curves(
+        tuple(weights), {}, scale_format, "rtn", FIXED_BYTES, 4 * n_params + FIXED_BYTES, n_params, "s", "d"
+    )
 
 
 def at_share(curves, share, *, unit=Unit.TILE, floor=True):
@@ -51,14 +58,21 @@ def at_share(curves, share, *, unit=Unit.TILE, floor=True):
     group_size=st.sampled_from(GROUP_SIZES),
     scale_format=st.sampled_from(ScaleFormat),
 )
-def test_size_is_fixed_bytes_plus_sections_and_within_budget(allocator, unit, seed, share, floor, group_size, scale_format):
+def test_size_is_fixed_bytes_plus_sections_and_within_budget(
+    allocator, unit, seed, share, floor, group_size, scale_format
+):
     curves = curves_of(seed, group_size=group_size, n_forbidden=2, scale_format=scale_format)
     budget = at_share(curves, share, unit=unit, floor=floor)
     plan = allocate(curves, budget, unit=unit, allocator=allocator, floor=floor)
     assert plan.size_bytes <= budget
     assert plan.size_bytes == FIXED_BYTES + sum(w.size_bytes(plan.scale_format) for w in plan.weights)
-    losses = [np.take_along_axis(c.loss_nats, w.choices[None], 0) for c, w in zip(curves.weights, plan.weights, strict=True)]
-    assert plan.predicted_loss_nats == pytest.approx(sum(float(part.sum(dtype=np.float64)) for part in losses), rel=1e-6)
+    losses = [
+        np.take_along_axis(c.loss_nats, w.choices[None], 0)
+        for c, w in zip(curves.weights, plan.weights, strict=True)
+    ]
+    assert plan.predicted_loss_nats == pytest.approx(
+        sum(float(part.sum(dtype=np.float64)) for part in losses), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
@@ -124,7 +138,10 @@ def test_permuted_control_costs_the_same_and_predicts_more_loss():
     plan, control = (allocate(curves, budget, control=control) for control in (None, "permuted"))
     assert control.size_bytes <= budget
     assert control.predicted_loss_nats > 2 * plan.predicted_loss_nats
-    assert allocate(curves, budget, control="permuted", seed=1).predicted_loss_nats != control.predicted_loss_nats
+    assert (
+        allocate(curves, budget, control="permuted", seed=1).predicted_loss_nats
+        != control.predicted_loss_nats
+    )
 
 
 @given(seed=st.integers(0, 100), share=st.floats(0, 0.2))
@@ -136,7 +153,7 @@ def test_permuted_control_never_chooses_what_is_not_allowed(seed, share):
 
 def test_unknown_control_is_refused():
     curves = curves_of()
-    with pytest.raises(RequestError, match="unknown control 'shuffled'\nhint: .*permuted"):
+    with pytest.raises(RequestError, match=r"unknown control 'shuffled'\nhint: .*permuted"):
         allocate(curves, at_share(curves, 0.3), control="shuffled")
 
 
@@ -145,7 +162,9 @@ def test_budget_out_of_range_says_the_range(unit):
     curves = curves_of()
     smallest, largest = size_range(curves, unit=unit, floor=True)
     for budget in (smallest - 1, largest + 1, 0):
-        with pytest.raises(BudgetError, match=f"possible are {smallest / 1e6:.2f} MB .* to {largest / 1e6:.2f} MB"):
+        with pytest.raises(
+            BudgetError, match=f"possible are {smallest / 1e6:.2f} MB .* to {largest / 1e6:.2f} MB"
+        ):
             allocate(curves, budget, unit=unit)
     for budget in (smallest, largest):
         assert allocate(curves, budget, unit=unit).size_bytes <= budget

@@ -28,7 +28,9 @@ def total(matrix, choice):
 def convex_problem(seed, n_units=4):
     """Falling convex losses over evenly rising costs."""
     generator = np.random.default_rng(seed)
-    gains = -np.sort(-generator.exponential(size=(4, n_units)), axis=0) * 10.0 ** generator.uniform(-2, 2, n_units)
+    gains = -np.sort(-generator.exponential(size=(4, n_units)), axis=0) * 10.0 ** generator.uniform(
+        -2, 2, n_units
+    )
     losses = np.concatenate([gains[::-1].cumsum(0)[::-1], np.zeros((1, n_units))])
     return losses, np.arange(5)[:, None] * np.full(n_units, 7, np.int64)
 
@@ -78,7 +80,7 @@ def test_many_units_come_within_a_thousandth_of_the_lower_bound():
 
 def test_more_bytes_never_lose():
     losses, costs = convex_problem(3, n_units=8)
-    found = [total(losses, Lagrange().choose(losses, costs, budget)) for budget in range(0, 7 * 32 + 1)]
+    found = [total(losses, Lagrange().choose(losses, costs, budget)) for budget in range(7 * 32 + 1)]
     assert found == sorted(found, reverse=True)
     assert found[-1] == 0
 

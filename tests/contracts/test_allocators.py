@@ -85,13 +85,13 @@ def test_every_allocator_says_what_it_is(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_combination_is_covered_by_the_contract(name):
-    """The smallest problems, all of them: three formats, two units, every order of losses and every budget."""
-    costs = np.array([[0, 0], [2, 3], [5, 5]], np.int64)
-    for values in itertools.product([0.0, 1.0, 4.0, np.inf], repeat=4):
+def test_smallest_problems_hold_to_the_contract(name):
+    """The smallest problems: three formats, two units, every order of losses, every other budget."""
+    allocator, costs = ALLOCATORS.get(name)(), np.array([[0, 0], [2, 3], [5, 5]], np.int64)
+    for values in itertools.product([0.0, 1.0, np.inf], repeat=4):
         losses = np.array([values[:2], values[2:], [0.5, 0.5]])
         smallest = int(np.where(np.isfinite(losses), costs, 99).min(0).sum())
-        for budget in range(smallest, 12):
-            choice = ALLOCATORS.get(name)().choose(losses, costs, budget)
+        for budget in range(smallest, 12, 2):
+            choice = allocator.choose(losses, costs, budget)
             assert chosen(costs, choice).sum() <= budget
             assert np.isfinite(chosen(losses, choice)).all()

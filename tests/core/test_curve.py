@@ -16,7 +16,10 @@ from laq.core.storage import HEADER_NAME
 def curves():
     generator = np.random.default_rng(0)
     weights = []
-    for name, shape, rows in (("a", (40, 100), None), ("b", (17, 100), generator.permutation(17).astype(np.uint16))):
+    for name, shape, rows in (
+        ("a", (40, 100), None),
+        ("b", (17, 100), generator.permutation(17).astype(np.uint16)),
+    ):
         grid = TileGrid(*shape, 32)
         losses = generator.random((len(CANDIDATES), grid.n_row_blocks, grid.n_groups)).astype(np.float32)
         losses[0] = np.inf
@@ -29,7 +32,15 @@ def test_curves_survive_saving(tmp_path):
     saved = curves()
     saved.save(tmp_path / "curves")
     opened = Curves.open(tmp_path / "curves")
-    for name in ("scale_format", "quantizer", "fixed_bytes", "original_bytes", "n_params", "source_hash", "data_hash"):
+    for name in (
+        "scale_format",
+        "quantizer",
+        "fixed_bytes",
+        "original_bytes",
+        "n_params",
+        "source_hash",
+        "data_hash",
+    ):
         assert getattr(opened, name) == getattr(saved, name)
     for mine, other in zip(saved.weights, opened.weights, strict=True):
         assert (mine.name, mine.grid, mine.column_order) == (other.name, other.grid, other.column_order)

@@ -99,5 +99,5 @@ def test_statistics_that_are_not_finite_are_refused(value):
     second = np.eye(4, dtype=np.float32)
     second[0, 0] = value
     moments = {"c": Moments(second, np.ones(4, np.float32), 5), "r": square_moments(50, 3)}
-    with np.errstate(all="ignore"), pytest.raises(CalibrationError, match="w: .*not finite"):
+    with np.errstate(all="ignore"), pytest.raises(CalibrationError, match=r"w: .*not finite"):
         importance_of(Stats(moments, {"w": (Use("c", "r"),)}, 50, ""), "w")

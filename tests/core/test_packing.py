@@ -124,6 +124,8 @@ def test_falling_offsets_are_refused(packed):
 
 
 def test_all_offenders_are_named_at_once(packed):
-    broken = replace(packed, payload=packed.payload[1:], zero_points=packed.zero_points[1:], row_permutation=u16(0))
+    broken = replace(
+        packed, payload=packed.payload[1:], zero_points=packed.zero_points[1:], row_permutation=u16(0)
+    )
     with pytest.raises(FormatError, match=r"payload.*zero points.*row permutation"):
         check_packed(broken, name="w")

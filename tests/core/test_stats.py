@@ -106,7 +106,15 @@ def break_header(content):
     content["header"] = []
 
 
-DAMAGES = [without("n_tokens"), without("n_samples"), without("uses"), lose_array, break_uses, dangling_use, break_header]
+DAMAGES = [
+    without("n_tokens"),
+    without("n_samples"),
+    without("uses"),
+    lose_array,
+    break_uses,
+    dangling_use,
+    break_header,
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -34,11 +34,16 @@ def test_old_folder_is_replaced_with_all_its_files(tmp_path):
     assert files_of(tmp_path) == {"out/laq.json": b"new"}
 
 
-def test_interrupted_save_leaves_what_was_there(tmp_path):
-    write_ours(tmp_path / "out")
-    with pytest.raises(KeyboardInterrupt), replaced_folder(tmp_path / "out", marker=MARKER) as partial:
+def interrupt(folder):
+    with replaced_folder(folder, marker=MARKER) as partial:
         (partial / MARKER).write_bytes(b"half")
         raise KeyboardInterrupt
+
+
+def test_interrupted_save_leaves_what_was_there(tmp_path):
+    write_ours(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(tmp_path / "out")
     assert files_of(tmp_path) == {"out/laq.json": b"old"}
 
 
@@ -92,7 +97,9 @@ def test_text_is_replaced_in_one_step(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    save_value(tmp_path / "value", "stats", {"n": 3}, {"a:b": np.arange(6.0).reshape(2, 3), "c": np.uint8([1])})
+    save_value(
+        tmp_path / "value", "stats", {"n": 3}, {"a:b": np.arange(6.0).reshape(2, 3), "c": np.uint8([1])}
+    )
     return tmp_path / "value"
 
 
@@ -113,7 +120,9 @@ def test_another_kind_is_refused(folder):
         open_value(folder, "curves")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"x"', "\xff", '{"kind":"stats","version":1,"header":{}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, "{}", '"x"', "\xff", '{"kind":"stats","version":1,"header":{}}']
+)
 def test_damaged_header_is_refused(folder, text):
     (folder / HEADER_NAME).write_text(text, encoding="latin-1")
     with pytest.raises(FormatError, match="not a saved stats"):

@@ -11,7 +11,14 @@ from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.errors import BudgetError, LaqError, RequestError
 from laq.core.formats import CANDIDATES, choice_of
 from laq.core.groups import GROUP_SIZES, TileGrid
-from laq.core.permutation import checked_permutation, descending, index_dtype, inverse, is_permutation, permutation_bytes
+from laq.core.permutation import (
+    checked_permutation,
+    descending,
+    index_dtype,
+    inverse,
+    is_permutation,
+    permutation_bytes,
+)
 from laq.core.progress import shown_by, track
 from laq.core.qtensor import NARROW_BITS, decode_scales, zero_point_code, zero_point_value
 from laq.core.scheme import ScaleFormat, Scheme
@@ -82,7 +89,9 @@ def test_lists_that_are_no_permutation_are_seen(candidate):
     assert not is_permutation(np.array(candidate, np.uint16))
 
 
-@pytest.mark.parametrize("candidate", [np.uint16([0, 0]), np.uint16([0]), np.uint32([1, 0]), np.uint16([[0, 1]])])
+@pytest.mark.parametrize(
+    "candidate", [np.uint16([0, 0]), np.uint16([0]), np.uint32([1, 0]), np.uint16([[0, 1]])]
+)
 def test_permutation_from_a_file_is_checked(candidate):
     with pytest.raises(ValueError, match="2 indices"):
         checked_permutation(candidate, 2)
@@ -125,7 +134,9 @@ def test_schemes_count_every_byte(scale_format, group_size):
 
 
 def test_four_bits_in_groups_of_64_take_4_point_21():
-    assert Scheme(CANDIDATES[choice_of("int4")], 64, ScaleFormat.LOG8).bits_per_weight == pytest.approx(4.2109375)
+    assert Scheme(CANDIDATES[choice_of("int4")], 64, ScaleFormat.LOG8).bits_per_weight == pytest.approx(
+        4.2109375
+    )
 
 
 def test_candidates_are_pinned_because_plans_store_their_positions():
@@ -145,7 +156,7 @@ def test_every_error_says_how_it_ends():
 
 
 def test_unknown_method_is_refused_with_the_list():
-    with pytest.raises(RequestError, match="unknown allocator 'magic'\nhint: .*lagrange.*uniform"):
+    with pytest.raises(RequestError, match=r"unknown allocator 'magic'\nhint: .*lagrange.*uniform"):
         ALLOCATORS.get("magic")
 
 

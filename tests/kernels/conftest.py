@@ -1,4 +1,4 @@
-"""A random quantized matrix of any shape: codes, scales and zero points that a quantizer could have chosen."""
+"""A random quantized matrix of any shape, such as a quantizer could have chosen."""
 
 import numpy as np
 import pytest
@@ -12,12 +12,21 @@ from laq.core.scheme import ScaleFormat
 
 
 def _random_qtensor(
-    shape, group_size=64, *, scale_format=ScaleFormat.LOG8, choices=None, sorts_rows=False, sorts_columns=False, seed=0
+    shape,
+    group_size=64,
+    *,
+    scale_format=ScaleFormat.LOG8,
+    choices=None,
+    sorts_rows=False,
+    sorts_columns=False,
+    seed=0,
 ):
     generator = np.random.default_rng(seed)
     grid = TileGrid(*shape, group_size)
     tiles = (grid.n_row_blocks, grid.n_groups)
-    chosen = generator.integers(0, len(CANDIDATES), tiles) if choices is None else np.broadcast_to(choices, tiles)
+    chosen = (
+        generator.integers(0, len(CANDIDATES), tiles) if choices is None else np.broadcast_to(choices, tiles)
+    )
     chosen = np.ascontiguousarray(chosen, np.uint8)
     levels = np.array([candidate.n_levels for candidate in CANDIDATES])[chosen]
     by_row = levels.repeat(TILE_ROWS, 0)
@@ -31,11 +40,13 @@ def _random_qtensor(
     else:
         scales = np.exp2(generator.uniform(-14, 3, per_group)).astype(np.float16)
     rows = generator.permutation(grid.n_rows).astype(index_dtype(grid.n_rows)) if sorts_rows else None
-    columns = generator.permutation(grid.n_columns).astype(index_dtype(grid.n_columns)) if sorts_columns else None
+    columns = (
+        generator.permutation(grid.n_columns).astype(index_dtype(grid.n_columns)) if sorts_columns else None
+    )
     return QTensor(grid, scale_format, chosen, codes, scales, zero_points, rows, columns)
 
 
 @pytest.fixture(scope="session")
 def random_qtensor():
-    """Return a function (shape, group_size, scale_format, choices, sorts_rows, sorts_columns, seed) -> QTensor."""
+    """Return a function (shape, group_size, and options by keyword) -> QTensor."""
     return _random_qtensor

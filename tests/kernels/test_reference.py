@@ -68,7 +68,9 @@ def literal_sections(tensor):
             for zero in tensor.zero_points[rows, g].tolist():
                 code = int(zero) if bits > 3 else int(2 * zero - (2 ** (bits - 1) - 1))
                 zero_bits += [(code >> i) & 1 for i in range(bits)]
-    zero_bytes = bytes(sum(bit << i for i, bit in enumerate(zero_bits[n : n + 8])) for n in range(0, len(zero_bits), 8))
+    zero_bytes = bytes(
+        sum(bit << i for i, bit in enumerate(zero_bits[n : n + 8])) for n in range(0, len(zero_bits), 8)
+    )
     return payload, widths, groups, zero_bytes, offsets
 
 
@@ -78,7 +80,9 @@ def literal_values(tensor):
     present = np.kron(tensor.choices > 0, np.ones((TILE_ROWS, grid.group_size)))
     scales = decode_scales(tensor.scales, tensor.scale_format)
     spread = [np.repeat(part, grid.group_size, 1) for part in (scales, tensor.zero_points)]
-    values = np.where(present, (tensor.codes.astype(np.float32) - spread[1]) * spread[0], 0).astype(np.float32)
+    values = np.where(present, (tensor.codes.astype(np.float32) - spread[1]) * spread[0], 0).astype(
+        np.float32
+    )
     result = np.zeros((grid.n_rows, grid.n_columns), np.float32)
     for r in range(grid.n_rows):
         for c in range(grid.n_columns):
@@ -134,7 +138,9 @@ def test_sections_lie_as_the_rules_say_tile_by_tile(random_qtensor, shape, scale
     scale_format=st.sampled_from(ScaleFormat),
     seed=st.integers(0, 2**32),
 )
-def test_packing_keeps_codes_scales_and_zero_points(random_qtensor, rows, columns, group_size, scale_format, seed):
+def test_packing_keeps_codes_scales_and_zero_points(
+    random_qtensor, rows, columns, group_size, scale_format, seed
+):
     tensor = random_qtensor((rows, columns), group_size, scale_format=scale_format, seed=seed)
     packed, grid = pack(tensor), tensor.grid
     check_packed(packed, name="w")
@@ -158,8 +164,12 @@ def test_packing_keeps_codes_scales_and_zero_points(random_qtensor, rows, column
     sorts_rows=st.booleans(),
     seed=st.integers(0, 2**32),
 )
-def test_sizes_are_known_before_packing(random_qtensor, rows, columns, group_size, scale_format, sorts_rows, seed):
-    tensor = random_qtensor((rows, columns), group_size, scale_format=scale_format, sorts_rows=sorts_rows, seed=seed)
+def test_sizes_are_known_before_packing(
+    random_qtensor, rows, columns, group_size, scale_format, sorts_rows, seed
+):
+    tensor = random_qtensor(
+        (rows, columns), group_size, scale_format=scale_format, sorts_rows=sorts_rows, seed=seed
+    )
     packed = pack(tensor)
     specs = section_specs(tensor.grid, scale_format, tensor.choices, has_row_permutation=sorts_rows)
     found = {name: (array.dtype, array.shape) for name, array in packed.sections().items()}
@@ -171,7 +181,9 @@ def test_sizes_are_known_before_packing(random_qtensor, rows, columns, group_siz
 @pytest.mark.parametrize("sorts_rows", [False, True])
 @pytest.mark.parametrize("scale_format", ScaleFormat)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_dequantize_is_scale_times_code_minus_zero_point(random_qtensor, shape, scale_format, sorts_rows, sorts_columns):
+def test_dequantize_is_scale_times_code_minus_zero_point(
+    random_qtensor, shape, scale_format, sorts_rows, sorts_columns
+):
     tensor = random_qtensor(
         shape, 32, scale_format=scale_format, sorts_rows=sorts_rows, sorts_columns=sorts_columns, seed=1
     )
@@ -206,7 +218,9 @@ def test_matmul_is_dequantize_then_multiply(random_qtensor, rows, columns, n, se
 def test_log_scales_keep_their_value_over_thirty_octaves(random_qtensor, highest):
     tensor = random_qtensor((16, 64), 64, choices=INT4)
     tensor.scales[:, 0] = np.linspace(max(highest - 239, -311), highest, 16).astype(np.int16)
-    assert np.array_equal(stored_scales(pack(tensor))[0], decode_scales(tensor.scales[:, 0], ScaleFormat.LOG8))
+    assert np.array_equal(
+        stored_scales(pack(tensor))[0], decode_scales(tensor.scales[:, 0], ScaleFormat.LOG8)
+    )
 
 
 def test_packing_leaves_its_argument_alone(random_qtensor):

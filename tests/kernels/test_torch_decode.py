@@ -42,7 +42,9 @@ def test_zero_points_of_every_width_decode(bits):
     sorts=st.tuples(st.booleans(), st.booleans()),
     seed=st.integers(0, 2**32),
 )
-def test_dequantize_equals_the_reference(random_qtensor, rows, columns, group_size, scale_format, sorts, seed):
+def test_dequantize_equals_the_reference(
+    random_qtensor, rows, columns, group_size, scale_format, sorts, seed
+):
     tensor = random_qtensor(
         (rows, columns),
         group_size,

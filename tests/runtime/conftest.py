@@ -9,7 +9,7 @@ from laq.core.permutation import index_dtype
 from laq.core.qtensor import QTensor
 from laq.core.scheme import ScaleFormat
 from laq.kernels.reference import pack
-from laq.quantizers.common.clip_search import search
+from laq.quantizers.rtn import RoundToNearest
 
 INT4 = 5
 N_LEVELS = {0: 1, 1: 2, 3: 4, 4: 8, 5: 16, 6: 32, 7: 64, 8: 256}
@@ -20,24 +20,25 @@ def _packed_random(shape, group_size=64, *, choices=INT4, scale_format=ScaleForm
     generator = np.random.default_rng(seed)
     grid = TileGrid(*shape, group_size)
     chosen = np.array(np.broadcast_to(choices, (grid.n_row_blocks, grid.n_groups)), np.uint8)
-    matrix = torch.from_numpy(generator.standard_normal((grid.padded_columns, grid.padded_rows)).astype(np.float32))
-    levels = torch.tensor([[float(N_LEVELS[int(c)]) for c in row] for row in chosen.T]).repeat_interleave(TILE_ROWS, 1)
-    codes, scales, zeros = [], [], []
-    for block, n_levels in zip(matrix.split(group_size), levels, strict=True):
-        found = search(block, n_levels, torch.ones(group_size), scale_format=scale_format)
-        code = (block / found.scales + found.zero_points).round().clamp(min=0)
-        codes.append(torch.minimum(code, n_levels - 1).to(torch.uint8))
-        scales.append(found.stored)
-        zeros.append(found.zero_points)
+    matrix = torch.from_numpy(
+        generator.standard_normal((grid.padded_columns, grid.padded_rows)).astype(np.float32)
+    )
+    levels = torch.tensor([[float(N_LEVELS[int(c)]) for c in row] for row in chosen.T]).repeat_interleave(
+        TILE_ROWS, 1
+    )
+    method = RoundToNearest()
+    found = method.quantize(
+        matrix, method.prepare(torch.eye(grid.padded_columns)), levels.contiguous(), scale_format=scale_format
+    )
     orders = [generator.permutation(n).astype(index_dtype(n)) if sorts else None for n in shape]
     return pack(
         QTensor(
             grid,
             scale_format,
             chosen,
-            torch.cat(codes).T.contiguous().numpy(),
-            torch.stack(scales).T.contiguous().numpy(),
-            torch.stack(zeros).T.contiguous().numpy(),
+            found.codes.T.contiguous().numpy(),
+            found.scales.T.contiguous().numpy(),
+            found.zero_points.T.contiguous().numpy(),
             *orders,
         )
     )

@@ -44,7 +44,9 @@ def test_state_survives_saving_and_loading(packed, packed_random):
     torch.save(weight.state_dict(), file)
     file.seek(0)
     choices = np.array([[5, 3, 0], [8, 4, 1]])
-    other = PackedWeight(packed_random((30, 150), 64, choices=choices, scale_format=packed.scale_format, seed=1))
+    other = PackedWeight(
+        packed_random((30, 150), 64, choices=choices, scale_format=packed.scale_format, seed=1)
+    )
     assert not torch.equal(other.dequantize(), weight.dequantize())
     other.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(other.dequantize(), weight.dequantize())

@@ -140,7 +140,7 @@ class _Pass:
             self._backward(block, blocks[block], index)
             if index == n - 1:
                 self.collector.finish()
-        for index in range(n):
+        for index in track(range(n), label="calibrating: embedding", total=n):
             self._backward_embedding(index, blocks[0])
         self.collector.finish()
 

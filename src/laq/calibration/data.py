@@ -14,16 +14,18 @@ import torch
 
 from laq.core.errors import DataError
 from laq.core.progress import track
-from laq.networks.module import Batch, Network, run_logits
+from laq.networks.module import Batch, Network
 
 SEQUENCE_TOKENS = 512
 CALIBRATION_TOKENS = 8192
 SELECTION_TOKENS = 2048
 TEST_TOKENS = 2560
 SHARES = (0.6, 0.2, 0.2)
-"""Parts of the text that calibration, selection and test sequences are taken from, in this order."""
+"""How the text beyond what is needed is dealt out, so that each split spreads over a part of its own."""
 
 SELF_PROMPT_TOKENS = 1
+SELF_EVALUATION_SEED = 1 << 31
+"""Far from seeds that people give, so that "self" is not evaluated on what it was calibrated on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def text_splits(
         A text file, a folder of text files, token ids (.npy, .safetensors), "self" for text sampled from the
         model, or None for the English prose in the standard library's `pydoc_data.topics`.
     n_tokens : int
-        Calibration tokens; selection and test take about a quarter of it more each.
+        Calibration tokens; selection and test take up to 2048 and 2560 more.
     seed : int
         Seeds the sampling of "self".
 
@@ -79,38 +81,30 @@ def split_tokens(
     DataError
         If a part is shorter than one sequence.
     """
-    n_sequences = [max(1, n // length) for n in wanted]
     available = len(ids) // length
-    needed = sum(n_sequences)
-    if available < needed:
-        n_sequences = [max(1, int(available * n / needed)) for n in n_sequences]
-    if available < 3:
+    counts = [max(1, n // length) for n in wanted]
+    if available < len(counts):
         raise DataError(
             f"{source}: {len(ids)} tokens; three disjoint splits need at least {3 * length}, "
-            f"and {needed * length} are wanted",
+            f"and {sum(counts) * length} are wanted",
             hint="give a longer text with --data, or leave --data away for the built-in text",
         )
+    if available < sum(counts):
+        counts = [max(1, available * n // sum(counts)) for n in counts]
+        counts[0] = available - counts[1] - counts[2]
+    spare = available - sum(counts)
     parts, start = [], 0
-    ends = np.cumsum([max(int(available * share), n) for share, n in zip(SHARES, n_sequences, strict=True)])
-    ends = np.minimum(ends, available - np.array([n_sequences[1] + n_sequences[2], n_sequences[2], 0]))
-    for n, end in zip(n_sequences, ends.tolist(), strict=True):
-        parts.append(_evenly(ids[start * length : end * length], n, length))
-        start = end
+    for n, share in zip(counts, SHARES, strict=True):
+        size = n + int(spare * share)
+        chosen = [start + index * size // n for index in range(n)]  # spread evenly over the part
+        parts.append(tuple(token_batch(torch.from_numpy(ids[i * length : (i + 1) * length])) for i in chosen))
+        start += size
     return Splits(parts[0], parts[1], parts[2], source)
-
-
-def _evenly(ids: npt.NDArray[np.int64], n: int, length: int) -> tuple[Batch, ...]:
-    """Take `n` sequences spread evenly over a part of the text."""
-    starts = (
-        np.linspace(0, len(ids) // length - n, n).astype(int) + np.arange(n) if n > 1 else np.zeros(1, int)
-    )
-    starts = np.minimum(starts, len(ids) // length - 1)
-    return tuple(token_batch(torch.from_numpy(ids[s * length : (s + 1) * length].copy())) for s in starts)
 
 
 def token_batch(ids: torch.Tensor) -> Batch:
     """Return the batch of one sequence of token ids [n]."""
-    return {"input_ids": ids[None].long(), "use_cache": False}
+    return {"input_ids": ids[None].long().clone(), "use_cache": False}
 
 
 def sequence_length(network: Network) -> int:
@@ -224,22 +218,16 @@ def sample_self(network: Network, n_sequences: int, length: int, *, seed: int) -
 def evaluation_batches(
     network: Network, data: str | Path | None, *, n_tokens: int | None = None
 ) -> tuple[Batch, ...]:
-    """Return all sequences of a file, or the first `n_tokens` of it; the test split if there is no file."""
+    """Return all sequences of a file or "self", or `n_tokens` of them; without a file the test split."""
     if data is None:
         return text_splits(network, None).test
-    ids, length = read_tokens(network, data), sequence_length(network)
+    length = sequence_length(network)
+    if str(data) == "self":
+        n_sequences = max(1, (n_tokens or TEST_TOKENS) // length)
+        ids = sample_self(network, n_sequences, length, seed=SELF_EVALUATION_SEED)
+    else:
+        ids = read_tokens(network, data)
     n = min(len(ids), n_tokens or len(ids)) // length
     if n == 0:
         raise DataError(f"{data}: {len(ids)} tokens, at least {length} are needed", hint="give a longer text")
     return tuple(token_batch(torch.from_numpy(ids[i * length : (i + 1) * length].copy())) for i in range(n))
-
-
-__all__ = [
-    "Splits",
-    "builtin_text",
-    "evaluation_batches",
-    "run_logits",
-    "sample_self",
-    "split_tokens",
-    "text_splits",
-]

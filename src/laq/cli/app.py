@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -47,20 +48,19 @@ def root(
     del version
 
 
-for name, command in {
-    "quantize": quantize,
-    "measure": measure,
-    "plan": plan,
-    "eval": evaluate,
-    "inspect": inspect,
-    "verify": verify,
-    "methods": methods,
-    "doctor": doctor,
-    "demo": demo,
-}.items():
-    app.command(name)(command)
+app.command("quantize")(quantize)
+app.command("measure")(measure)
+app.command("plan")(plan)
+app.command("eval")(evaluate)
+app.command("inspect")(inspect)
+app.command("verify")(verify)
+app.command("methods")(methods)
+app.command("doctor")(doctor)
+app.command("demo")(demo)
 
 
 def main() -> None:
     """Run the command line; leaves the interpreter with exit code 0, 1 (run failed) or 2 (wrong request)."""
+    # torch's threads spin while they wait: on a busy machine that multiplies every run's time
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="laq")

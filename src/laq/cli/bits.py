@@ -110,6 +110,15 @@ def by_format(weights: Iterable[Bits]) -> dict[str, int]:
     return {candidate.name: tiles[candidate.name] for candidate in CANDIDATES if tiles[candidate.name]}
 
 
+def histograms(weights: Sequence[Bits]) -> dict[str, Any]:
+    """Return tiles by format, and sizes by role and depth, ready for JSON."""
+    return {
+        "tiles": by_format(weights),
+        "roles": {bits.name: bits.to_json() for bits in by_role(weights)},
+        "depth": {bits.name: bits.to_json() for bits in by_depth(weights)},
+    }
+
+
 def role_of(name: str) -> str:
     """Return the last component of a weight's name.
 

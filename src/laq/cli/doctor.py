@@ -25,7 +25,10 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
         rows = [(name, found or "missing") for name, found in content["versions"].items()]
         rows += [
             ("cores", str(content["n_cores"])),
-            ("memory", f"{content['memory_free_bytes'] / 1e9:.1f} of {content['memory_bytes'] / 1e9:.1f} GB free"),
+            (
+                "memory",
+                f"{content['memory_free_bytes'] / 1e9:.1f} of {content['memory_bytes'] / 1e9:.1f} GB free",
+            ),
             ("disk", f"{content['disk_free_bytes'] / 1e9:.1f} GB free in {content['temporary_folder']}"),
         ]
         advice = [f"install what is missing: {line}" for line in content["install"]] or ["nothing is missing"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from laq.cli.options import Archive, AsJson, Data, Debug, EvalTokens, Quiet
+from laq.cli.options import Archive, AsJson, Debug, EvalData, EvalTokens, Quiet
 from laq.cli.output import running
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ Reference = Annotated[str, typer.Option("--reference", metavar="MODEL", help="Th
 def evaluate(
     out_folder: Archive,
     reference: Reference,
-    data: Data = None,
+    data: EvalData = None,
     tokens: EvalTokens = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -51,7 +51,9 @@ def evaluate(
             size_bytes=archive.size_bytes,
             split="test" if data is None else data,
         )
-        out.show(record.to_json(), cost_table([("quantized", record)], title=f"{out_folder} on {record.split}"))
+        out.show(
+            record.to_json(), cost_table([("quantized", record)], title=f"{out_folder} on {record.split}")
+        )
 
 
 def _batches(network: Network, data: str | None, tokens: int | None) -> list[Batch]:
@@ -66,7 +68,7 @@ def _check_same(network: Network, n_params: int, folder: Path) -> None:
 
     if network.n_params != n_params:
         raise RequestError(
-            f"{folder} was made from a network of {n_params} weights, {network.source} has {network.n_params}",
+            f"{folder}: made from a network of {n_params} weights, {network.source} has {network.n_params}",
             hint="give the original with --reference",
         )
 

@@ -65,7 +65,7 @@ def _read(path: Path) -> _Content:
     readers = {".json": _read_plan, ".gguf": _read_gguf, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
         raise RequestError(
-            f"{path}: expected an archive, a plan (.json), a .gguf or .safetensors file, or a Hugging Face folder",
+            f"{path}: not an archive, a plan (.json), a .gguf or .safetensors file, or a model folder",
             hint="check the path",
         )
     return readers[path.suffix](path)
@@ -119,7 +119,8 @@ def _read_folder(path: Path) -> _Content:
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise RequestError(
-            f"{path}: neither an archive (laq.json) nor a folder with .safetensors files", hint="check the path"
+            f"{path}: neither an archive (laq.json) nor a folder with .safetensors files",
+            hint="check the path",
         )
     rows = [row for file in files for row in _safetensors_rows(file)]
     return _stored("folder", folder_bytes(path), rows)
@@ -142,20 +143,15 @@ def _packed_row(bits: Bits) -> _Row:
 
 
 def _to_json(content: _Content) -> dict[str, Any]:
-    from laq.cli.bits import by_depth, by_format, by_role
+    from laq.cli.bits import histograms
 
-    histograms = {
-        "tiles": by_format(content.weights),
-        "roles": {bits.name: bits.to_json() for bits in by_role(content.weights)},
-        "depth": {bits.name: bits.to_json() for bits in by_depth(content.weights)},
-    }
     return {
         "kind": content.kind,
         "size_bytes": content.size_bytes,
         "n_params": content.n_params,
         "bpw": _bpw(content),
         "tensors": [row.to_json() for row in content.rows],
-        **(histograms if content.weights else {}),
+        **(histograms(content.weights) if content.weights else {}),
         **content.more,
     }
 
@@ -163,7 +159,10 @@ def _to_json(content: _Content) -> dict[str, Any]:
 def _parts(path: Path, content: _Content) -> list[Any]:
     from laq.cli.tables import depth_table, format_table, mega, role_table, table_of
 
-    rows = [(row.name, " x ".join(map(str, row.shape)), row.type_name, mega(row.size_bytes)) for row in content.rows]
+    rows = [
+        (row.name, " x ".join(map(str, row.shape)), row.type_name, mega(row.size_bytes))
+        for row in content.rows
+    ]
     parts = [
         table_of(str(path), ["tensor", "shape", "type", ">MB"], rows),
         f"{content.kind}: {len(rows)} tensors, {content.n_params / 1e6:.2f} M weights, "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from laq.core.curve import Curves
     from laq.core.stats import Stats
 
-Out = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write `stats` and `curves` into.")]
+Out = Annotated[
+    Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write `stats` and `curves` into.")
+]
 Scales = Annotated[ScaleFormat, typer.Option("--scale-format", help="How scales are stored.")]
 
 
@@ -79,7 +82,7 @@ def measure(
         out.show(content, _text(content))
 
 
-def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: float) -> dict[str, object]:
+def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: float) -> dict[str, Any]:
     from laq.allocation.common import size_range
     from laq.core.target import Unit
 
@@ -104,11 +107,12 @@ def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: f
     }
 
 
-def _text(content: dict[str, object]) -> str:
-    values = {name: value / 1e6 if name.endswith("_bytes") else value for name, value in content.items()}  # type: ignore[operator]  # sizes are numbers
+def _text(content: Mapping[str, Any]) -> str:
+    from laq.cli.tables import mega
+
     return (
         "measured {n_weights} weights in {n_tiles} tiles on {n_tokens} tokens ({data}) with {quantizer}\n"
-        "possible sizes: {smallest_bytes:.2f} MB ({smallest_bpw:.2f} bits per weight) to "
-        "{largest_bytes:.2f} MB ({largest_bpw:.2f}), the original\n"
-        "saved {folder}; next: laq plan {folder} --bpw X"
-    ).format(**values)
+        "possible sizes: {smallest} MB ({smallest_bpw:.2f} bits per weight) to {largest} MB "
+        "({largest_bpw:.2f}), the original\n"
+        "saved {folder}; next:\n  laq plan {folder} --bpw X"
+    ).format(**content, smallest=mega(content["smallest_bytes"]), largest=mega(content["largest_bytes"]))

@@ -46,6 +46,15 @@ Data = Annotated[
         "model. Left away: built-in English prose.",
     ),
 ]
+EvalData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="FILE|DIR|self",
+        help="Text file, folder of them, token ids (.npy, .safetensors), or `self` for text sampled from the "
+        "original. Left away: the test split of the built-in text.",
+    ),
+]
 Tokens = Annotated[int, typer.Option("--tokens", callback=_tokens, help="Calibration tokens.")]
 EvalTokens = Annotated[
     int | None, typer.Option("--tokens", callback=_tokens, help="Use about that many tokens; all by default.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -45,13 +47,23 @@ class Output:
         self.stream.flush()
 
     def write(self, *parts: RenderableType) -> None:
-        """Write tables and paragraphs, one after the other."""
+        """Write tables and paragraphs, one after the other; lines that are set in are not wrapped."""
         from rich.console import Console
 
         console = Console(file=self.stream, markup=False, emoji=False, highlight=False)
         console.width = min(console.width, MAX_WIDTH)
         for part in parts:
-            console.print(part)
+            if isinstance(part, str):
+                self.stream.write(_filled(part) + "\n")
+            else:
+                console.print(part)
+
+
+def _filled(text: str) -> str:
+    """Wrap paragraphs; lines that are set in stay whole, so that commands can be copied."""
+    lines = text.splitlines() or [""]
+    wrap = functools.partial(textwrap.fill, width=MAX_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(line if line.startswith("  ") else wrap(line) for line in lines)
 
 
 @contextlib.contextmanager
@@ -76,7 +88,7 @@ def running(
         if not debug:
             warnings.simplefilter("ignore")
         if quiet or as_json or not may_download:
-            # transformers 5.23.0 draws a bar of its own when it reads GGUF; tqdm reads this when it is imported
+            # transformers 5.23.0 draws a bar of its own when it reads GGUF; tqdm reads this on import
             os.environ["TQDM_DISABLE"] = "1"
         with shown_by(chosen_progress(quiet=quiet or as_json)):
             yield Output(stream, as_json)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `laq measure` wrote.")]
 UnitName = Annotated[Unit, typer.Option("--unit", help="What shares one decision.")]
-Out = Annotated[Path | None, typer.Option("-o", "--output", metavar="PLAN.json", help="File to write the plan to.")]
+Out = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="PLAN.json", help="File to write the plan to.")
+]
 
 
 def plan(
@@ -46,7 +48,9 @@ def plan(
 
         curves = Curves.open(folder / "curves")
         budget = bpw_to_bytes(bpw, curves.n_params) if bpw is not None else parse_size(size or "")
-        found = _allocate(curves, budget, unit=unit, control=None if control is None else control.value, seed=seed)
+        found = _allocate(
+            curves, budget, unit=unit, control=None if control is None else control.value, seed=seed
+        )
         if output is not None:
             found.save(output)
         weights = bits_of_plan(found)
@@ -71,20 +75,20 @@ def _allocate(curves: Curves, budget_bytes: int, *, unit: Unit, control: str | N
 
 def plan_json(found: Plan) -> dict[str, Any]:
     """Return the plan's summary and where its bits go."""
-    from laq.cli.bits import bits_of_plan, by_depth, by_format, by_role
+    from laq.cli.bits import bits_of_plan, histograms
 
-    weights = bits_of_plan(found)
     return {
         **found.summary(),
         "bpw": found.bpw,
-        "tiles": by_format(weights),
-        "roles": {bits.name: bits.to_json() for bits in by_role(weights)},
-        "depth": {bits.name: bits.to_json() for bits in by_depth(weights)},
+        **histograms(bits_of_plan(found)),
     }
 
 
 def _headline(found: Plan) -> str:
+    from laq.cli.tables import mega
+
     return (
-        f"{found.size_bytes / 1e6:.2f} MB of {found.budget_bytes / 1e6:.2f} MB allowed, {found.bpw:.3f} bits per "
-        f"weight, predicted loss {found.predicted_loss_nats:.4g} nats per token, one decision a {found.unit.value}\n"
+        f"{mega(found.size_bytes)} MB of {mega(found.budget_bytes)} MB allowed, {found.bpw:.3f} bits per "
+        f"weight, predicted loss {found.predicted_loss_nats:.4g} nats per token, "
+        f"one decision a {found.unit.value}\n"
     )

@@ -35,16 +35,22 @@ if TYPE_CHECKING:
 
     from laq.runtime.result import Result
 
-Out = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to write; an archive is replaced.")]
+Out = Annotated[
+    Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to write; an archive is replaced.")
+]
 MaxKl = Annotated[
-    float | None, typer.Option("--max-kl", help="Smallest archive whose KL (nats per token) stays below this.")
+    float | None,
+    typer.Option("--max-kl", help="Smallest archive whose KL (nats per token) stays below this."),
 ]
 Measured = Annotated[
-    Path | None, typer.Option("--measured", metavar="DIR", help="Folder that `laq measure` wrote: skips measuring.")
+    Path | None,
+    typer.Option("--measured", metavar="DIR", help="Folder that `laq measure` wrote: skips measuring."),
 ]
 Compare = Annotated[
     bool,
-    typer.Option("--compare/--no-compare", help="Hold the plan against uniform and per-tensor plans; keep the best."),
+    typer.Option(
+        "--compare/--no-compare", help="Hold the plan against uniform and per-tensor plans; keep the best."
+    ),
 ]
 Scales = Annotated[ScaleFormat, typer.Option("--scale-format", help="How scales are stored.")]
 UnitName = Annotated[Unit, typer.Option("--unit", help="What shares one decision.")]
@@ -99,7 +105,9 @@ def quantize(
             seed=seed,
         )
         result.save(output)
-        out.show(result_json(result, output, time_s=time.perf_counter() - start), *result_parts(result, output))
+        out.show(
+            result_json(result, output, time_s=time.perf_counter() - start), *result_parts(result, output)
+        )
 
 
 def _open(model: str, output: Path, *, keep: str | None, quantizer: str) -> Any:
@@ -124,7 +132,7 @@ def result_json(result: Result, folder: Path, *, time_s: float) -> dict[str, Any
     time_s : float
         What it took.
     """
-    from laq.cli.bits import bits_of_plan, by_depth, by_format, by_role
+    from laq.cli.bits import bits_of_plan, histograms
 
     weights = bits_of_plan(result.plan)
     comparisons = [
@@ -145,9 +153,7 @@ def result_json(result: Result, folder: Path, *, time_s: float) -> dict[str, Any
         "plan": result.plan.summary(),
         "comparisons": comparisons,
         "provenance": dict(result.provenance),
-        "tiles": by_format(weights),
-        "roles": {bits.name: bits.to_json() for bits in by_role(weights)},
-        "depth": {bits.name: bits.to_json() for bits in by_depth(weights)},
+        **histograms(weights),
     }
 
 

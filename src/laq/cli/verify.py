@@ -1,4 +1,4 @@
-"""laq verify: is an archive whole, and does it run?"""
+"""laq verify: check that an archive is whole and runs."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def verify(out_folder: Archive, as_json: AsJson = False, debug: Debug = False, q
             "problems": problems,
         }
         text = (
-            "{folder}: intact; {n_weights} packed weights and {n_other_tensors} other tensors match their checksums; "
-            "forward pass: {forward}".format(**content)
+            "{folder}: intact; {n_weights} packed weights and {n_other_tensors} other tensors match their "
+            "checksums; forward pass: {forward}".format(**content)
         )
         if as_json or not problems:
             out.show(content, text)

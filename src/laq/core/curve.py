@@ -126,10 +126,16 @@ def _weight_curves(
     entry: list[Any], arrays: Mapping[str, npt.NDArray[Any]], columns: Mapping[str, npt.NDArray[Any]]
 ) -> WeightCurves:
     name, n_rows, n_columns, group_size, order = entry
-    grid, losses, rows = TileGrid(n_rows, n_columns, group_size), arrays[f"loss:{name}"], arrays.get(f"rows:{name}")
+    grid, losses, rows = (
+        TileGrid(n_rows, n_columns, group_size),
+        arrays[f"loss:{name}"],
+        arrays.get(f"rows:{name}"),
+    )
     expected = (len(CANDIDATES), grid.n_row_blocks, grid.n_groups)
     if losses.shape != expected:
         raise ValueError(f"{name}: losses have shape {losses.shape}, expected {expected}")
     if order:
         checked_permutation(columns[order], n_columns)
-    return WeightCurves(name, grid, losses, None if rows is None else checked_permutation(rows, n_rows), order)
+    return WeightCurves(
+        name, grid, losses, None if rows is None else checked_permutation(rows, n_rows), order
+    )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from laq.core.errors import CalibrationError
 from laq.core.stats import FloatArray, Moments, Stats
 
-PRIOR_SAMPLES = 8.0
+PRIOR_SAMPLES = 1.0
 """Samples that the layer's mean counts for against an element's own; chosen by bench/shrinkage.py."""
 
 FLOOR_SUPPORT = 64.0

@@ -19,7 +19,7 @@ from laq.core.groups import TileGrid
 from laq.core.packing import section_specs
 from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.scheme import ScaleFormat
-from laq.core.storage import write_text_atomic
+from laq.core.storage import MALFORMED, write_text_atomic
 from laq.core.target import Unit
 
 PLAN_VERSION = 1
@@ -144,7 +144,7 @@ class Plan:
             if content["kind"] != "plan" or content["version"] != PLAN_VERSION:
                 raise ValueError(f"kind {content['kind']!r}, version {content['version']!r}")
             return _plan_from_json(content)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, zlib.error) as error:
+        except (*MALFORMED, zlib.error) as error:
             raise FormatError(f"{path}: not a plan ({error})", hint="write one with `laq plan`") from error
 
 

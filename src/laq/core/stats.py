@@ -140,7 +140,9 @@ class Stats:
                 for key, n in header["n_samples"].items()
             }
             uses = {name: tuple(Use(*pair) for pair in pairs) for name, pairs in header["uses"].items()}
-            missing = {key for pairs in uses.values() for use in pairs for key in (use.columns, use.rows)} - set(moments)
+            missing = {
+                key for pairs in uses.values() for use in pairs for key in (use.columns, use.rows)
+            } - set(moments)
             if missing:
                 raise ValueError(f"no moments {', '.join(sorted(missing))}")
             return Stats(moments, uses, int(header["n_tokens"]), str(header["data_hash"]))

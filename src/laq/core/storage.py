@@ -19,6 +19,9 @@ from laq.core.errors import FormatError, RequestError
 Json = dict[str, Any]
 HEADER_NAME = "laq-value.json"
 
+MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a JSON file raises that is missing, or holds something else than expected."""
+
 
 @contextmanager
 def replaced_folder(path: Path, *, marker: str) -> Iterator[Path]:
@@ -99,7 +102,7 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
     """Turn what reading a missing or malformed value raises into FormatError."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise FormatError(
             f"{path}: not a saved {kind} ({error})", hint="write it with `laq measure`"
         ) from error

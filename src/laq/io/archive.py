@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,13 +19,14 @@ from laq.core.packing import PackedTensor, SectionSpec, check_packed, section_sp
 from laq.core.permutation import IndexArray, index_dtype
 from laq.core.progress import track
 from laq.core.scheme import ScaleFormat
-from laq.core.storage import replaced_folder
+from laq.core.storage import MALFORMED, replaced_folder
 from laq.io.safetensors import RawTensor, file_size_bytes, open_tensors, write_tensors
 
 MANIFEST = "laq.json"
 ARCHIVE_VERSION = 1
 SHARD_BYTES = 4 << 30
 SHARD_OVERHEAD = 512
+SHARD_NAME = re.compile(r"[\w-][\w.-]*")
 METADATA = {"format": "laq"}
 SUMMARY_RESERVE = 6144
 """Bytes kept in laq.json for the plan's summary, provenance and record, whose length is not known before."""
@@ -297,12 +299,14 @@ def fixed_bytes(
     sidecar_bytes : int
         Config and tokenizer files.
     """
-    others = [*kept, *column_specs]
+    others = [*column_specs, *kept]
     widest: list[tuple[str, str, tuple[int, ...]]] = []
     for entry in manifest.weights:
         widest += [
             (f"{entry.name}.{s.name}", _dtype_name(s), s.shape) for s in _widest_sections(entry, manifest)
         ]
+    # in the order of the file, so that no offset in its header takes more digits than here
+    widest.sort(key=lambda spec: not spec[0].endswith(".payload"))
     data = sum(spec.size_bytes for entry in manifest.weights for spec in _widest_sections(entry, manifest))
     with_weights = file_size_bytes([*widest, *others], METADATA)
     n_shards = with_weights // SHARD_BYTES + 1
@@ -361,19 +365,13 @@ def _read_manifest(folder: Path) -> Manifest:
                 hint="install a newer laq",
             )
         return _manifest_from_json(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise FormatError(f"{path}: damaged ({error})", hint="copy or quantize it again") from error
 
 
 def _manifest_from_json(content: dict[str, Any]) -> Manifest:
-    weights = tuple(
-        WeightEntry(**{**fields, "shape": _pair(fields["shape"]), "modules": tuple(fields["modules"])})
-        for fields in content["weights"]
-    )
-    for entry in weights:
-        if entry.group_size not in GROUP_SIZES or not all(_is_size(n) for n in entry.shape):
-            raise ValueError(f"{entry.name}: shape {entry.shape}, group size {entry.group_size}")
-    if any(Path(shard).name != shard for shard in content["shards"]):
+    weights = tuple(_weight_entry(fields) for fields in content["weights"])
+    if not all(SHARD_NAME.fullmatch(shard) for shard in content["shards"]):
         raise ValueError("shard outside of the folder")
     return Manifest(
         architecture=str(content["architecture"]),
@@ -386,6 +384,17 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
         record=dict(content["record"]),
         shards=tuple(content["shards"]),
     )
+
+
+def _weight_entry(fields: dict[str, Any]) -> WeightEntry:
+    entry = WeightEntry(**{**fields, "shape": _pair(fields["shape"]), "modules": tuple(fields["modules"])})
+    texts = (entry.name, entry.kind, entry.dtype, entry.column_order, entry.sha256, *entry.modules)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{entry.name}: holds something else where text is expected")
+    sizes = (*entry.shape, entry.group_size)
+    if entry.group_size not in GROUP_SIZES or not all(_is_size(n) for n in sizes):
+        raise ValueError(f"{entry.name}: shape {entry.shape}, group size {entry.group_size}")
+    return entry
 
 
 def _pair(values: list[int]) -> tuple[int, int]:

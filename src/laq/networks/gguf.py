@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
 from laq.core.errors import NetworkError
@@ -26,9 +28,11 @@ def load_gguf(path: Path) -> Network:
     n_params = sum(_n_elements(tensor.shape) for tensor in header.tensors)
     dtype = choose_dtype(n_params, 2 * n_params, source=str(path))
     try:
-        module, info = transformers.AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
+        # transformers 5.23 draws a bar of its own here that no setting turns off
+        with contextlib.redirect_stderr(io.StringIO()):
+            module, info = transformers.AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError) as error:
         architecture = header.metadata.get("general.architecture")
         raise NetworkError(

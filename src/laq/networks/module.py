@@ -78,7 +78,7 @@ class Network:
     kept : tuple of KeptTensor
         Everything else that must be stored.
     blocks : str
-        Path of the list of blocks that follow each other, empty if there is none.
+        Path of the list of blocks that follow each other; empty where that is not known.
     architecture : str
         What `laq.load` needs to build the module again: "transformers", or "module" for one given by hand.
     tokenizer : object or None
@@ -197,6 +197,8 @@ def describe(
     NetworkError
         If the module has no linear or embedding, or a weight is not finite (all are named).
     """
+    if isinstance(module, nn.Linear | nn.Embedding):
+        raise NetworkError(f"{source}: is a single layer", hint="wrap it: nn.Sequential(layer)")
     holders = _holders(module)
     weights = tuple(_weight_ref(module, paths) for paths in holders.values())
     if not weights:
@@ -208,7 +210,8 @@ def describe(
         module=module,
         weights=weights,
         kept=kept,
-        blocks=_find_blocks(module),
+        # a module given by hand may run its lists in any order: it is calibrated as a whole
+        blocks=_find_blocks(module) if architecture == "transformers" else "",
         architecture=architecture,
         tokenizer=tokenizer,
         sidecars=sidecars,
@@ -260,17 +263,15 @@ def _kept(module: nn.Module, quantized: set[int]) -> list[KeptTensor]:
 
 
 def _find_blocks(module: nn.Module) -> str:
-    """Path of the longest list of modules of one class that are not leaves; empty if there is none."""
-    best, length = "", 1
+    """Path of the list of like blocks that holds most weights; empty if there is none."""
+    best, most = "", 0
     for path, child in module.named_modules():
-        if isinstance(child, nn.ModuleList) and len(child) >= length:
-            kinds = {type(block) for block in child}
-            if (
-                len(kinds) == 1
-                and any(True for _ in child[0].children())
-                and "." not in path.split("layers")[-1]
-            ):
-                best, length = path, len(child) + 1
+        if not isinstance(child, nn.ModuleList) or not len(child):
+            continue
+        alike = len({type(block) for block in child}) == 1 and any(True for _ in child[0].children())
+        n_weights = sum(parameter.numel() for parameter in child.parameters()) if alike else 0
+        if n_weights > most:
+            best, most = path, n_weights
     return best
 
 

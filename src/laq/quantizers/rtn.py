@@ -34,7 +34,7 @@ class RoundToNearest(Quantizer):
         floor = scale_floor(weight)
         for group, block in enumerate(blocks):
             grid = search(block, n_levels[group], weights[group], floor=floor, scale_format=scale_format)
-            rounded = (block / grid.scales).round_().add_(grid.zero_points)
+            rounded = (block / grid.scales).add_(grid.zero_points).round_()
             codes[group] = torch.clamp(rounded, torch.zeros(()), n_levels[group] - 1).to(torch.uint8)
             scales.append(grid.stored)
             zeros[group] = grid.zero_points

@@ -153,10 +153,14 @@ def _summed(units: _Units, length: int) -> _Units:
 
 
 def _permuted(units: _Units, control: str, seed: int) -> npt.NDArray[np.float64]:
-    """Losses per tile, dealt out to other units."""
+    """Losses per tile, dealt out to other units of the same allowed formats."""
     if control != "permuted":
         raise RequestError(f"unknown control {control!r}", hint="the only control is: permuted")
-    order = np.random.default_rng(seed).permutation(len(units.sizes))
+    generator, order = np.random.default_rng(seed), np.arange(len(units.sizes))
+    patterns, kinds = np.unique(np.isfinite(units.losses), axis=1, return_inverse=True)
+    for kind in range(patterns.shape[1]):
+        members = np.flatnonzero(kinds.ravel() == kind)
+        order[members] = generator.permutation(members)
     return (units.losses / units.sizes)[:, order] * units.sizes
 
 

@@ -1,0 +1,37 @@
+from laq.allocation.common import size_range
+from laq.core.curve import Curves
+from laq.core.stats import Stats
+from laq.core.target import Unit
+
+
+def test_stats_and_curves_can_be_opened_again(measuring):
+    folder, done = measuring
+    curves, stats = Curves.open(folder / "curves"), Stats.open(folder / "stats")
+    assert len(curves.weights) == done.content["n_weights"] == 15
+    assert stats.n_tokens == done.content["n_tokens"] == 512
+
+
+def test_range_of_sizes_is_that_of_the_allocator(measuring):
+    folder, done = measuring
+    found = size_range(Curves.open(folder / "curves"), unit=Unit.TILE, floor=True)
+    assert found == (done.content["smallest_bytes"], done.content["largest_bytes"])
+
+
+def test_foreign_folder_is_refused_before_loading_and_left_alone(laq, refused, tmp_path):
+    (tmp_path / "stats").mkdir()
+    (tmp_path / "stats" / "mine").write_text("precious")
+    refused(laq("measure", tmp_path / "absent", "-o", tmp_path), "stats")
+    assert (tmp_path / "stats" / "mine").read_text() == "precious"
+
+
+def test_missing_model_is_named(laq, refused, tmp_path):
+    refused(laq("measure", tmp_path / "absent", "-o", tmp_path / "out"), "absent")
+
+
+def test_text_names_what_was_measured_and_what_comes_next(laq_well, tiny_llama, tmp_path):
+    options = ("--tokens", "512", "--quantizer", "rtn", "--keep", "embed|mlp|layers.1", "--quiet")
+    done = laq_well("measure", tiny_llama, "-o", tmp_path / "out", *options)
+    assert "measured 4 weights" in done.stdout
+    assert "possible sizes: " in done.stdout
+    assert f"\n  laq plan {tmp_path / 'out'} --bpw X\n" in done.stdout
+    assert done.stderr == ""

@@ -1,0 +1,98 @@
+"""Released bytes stay readable for ever: what brick_v1.json holds is packed and unpacked as it always was."""
+
+import doctest
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from laq.core.formats import CANDIDATES
+from laq.core.groups import TILE_ROWS, TileGrid
+from laq.core.packing import CODE_BITS, PackedTensor, check_packed
+from laq.core.qtensor import QTensor, zero_point_value
+from laq.core.scheme import ScaleFormat
+from laq.kernels.reference import dequantize, pack, pack_bricks, unpack_bricks
+from laq.runtime.packed import PackedWeight
+
+GOLDEN = json.loads((Path(__file__).parent / "brick_v1.json").read_text())
+FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
+
+
+def brick_codes(bits):
+    """One brick: code of row r, column k is (5 r + 3 k) mod 2 ** bits."""
+    r, k = np.mgrid[:16, :32]
+    return ((5 * r + 3 * k) % (1 << bits)).astype(np.uint8)
+
+
+def matrix(scale_format):
+    """18 x 283 weights in groups of 32: each format once in the first row block, backwards in the second."""
+    grid = TileGrid(18, 283, 32)
+    choices = np.array([range(9), range(8, -1, -1)], np.uint8)
+    bits = CODE_BITS[choices].repeat(TILE_ROWS, 0)
+    levels = np.array([c.n_levels for c in CANDIDATES])[choices].repeat(TILE_ROWS, 0).repeat(32, 1)
+    r, k = np.mgrid[:32, :288]
+    _, g = np.mgrid[:32, :9]
+    row = np.mgrid[:32, :9][0]
+    zero_points = zero_point_value(((3 * row + g) % (1 << bits.astype(int))).astype(np.uint8), bits)
+    steps = (5 * row + 11 * g) % 40 - 60
+    scales = (
+        steps.astype(np.int16)
+        if scale_format is ScaleFormat.LOG8
+        else np.ldexp(1 + row / 32, -g).astype(np.float16)
+    )
+    return QTensor(
+        grid=grid,
+        scale_format=scale_format,
+        choices=choices,
+        codes=((5 * r + 3 * k) % levels).astype(np.uint8),
+        scales=scales,
+        zero_points=np.where(bits > 0, zero_points, 0).astype(np.float32),
+        row_permutation=np.arange(17, -1, -1).astype(np.uint16),
+        column_permutation=((np.arange(283) * 5) % 283).astype(np.uint16),
+    )
+
+
+def stored(name):
+    """The sections of a golden matrix as a reader finds them."""
+    sections = {}
+    for section, (dtype, shape, text) in GOLDEN[name]["sections"].items():
+        sections[section] = np.frombuffer(bytes.fromhex(text), dtype).reshape(shape).copy()
+    return PackedTensor(TileGrid(18, 283, 32), ScaleFormat(name), **{"scale_base": None} | sections)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_bricks_keep_their_bytes(bits):
+    golden = bytes.fromhex(GOLDEN["bricks"][str(bits)])
+    lines = pack_bricks(brick_codes(bits)[None], bits)
+    assert lines.tobytes() == golden
+    read = np.frombuffer(golden, np.uint8).reshape(1, 1, bits, 64)
+    assert np.array_equal(unpack_bricks(read, bits)[0], brick_codes(bits))
+
+
+@pytest.mark.parametrize("name", ["log8", "float16"])
+def test_sections_keep_their_bytes(name):
+    packed, golden = pack(matrix(ScaleFormat(name))), stored(name)
+    assert list(packed.sections()) == list(GOLDEN[name]["sections"])
+    for section, array in packed.sections().items():
+        assert array.tobytes() == golden.sections()[section].tobytes(), section
+
+
+@pytest.mark.parametrize("name", ["log8", "float16"])
+def test_stored_sections_decode_to_the_same_values(name):
+    packed = stored(name)
+    check_packed(packed, name=name)
+    values = dequantize(packed)
+    assert hashlib.sha256(values.astype("<f4").tobytes()).hexdigest() == GOLDEN[name]["values_sha256"]
+    assert torch.equal(PackedWeight(packed).dequantize(), torch.from_numpy(values))
+
+
+def test_worked_examples_of_the_format_page_are_true(monkeypatch):
+    monkeypatch.chdir(FORMAT_PAGE.parents[1])
+    found = doctest.testfile(
+        str(FORMAT_PAGE), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE
+    )
+    assert found.attempted >= 8
+    assert found.failed == 0

@@ -1,0 +1,147 @@
+"""Facts of the paper: what error feedback gains, and what its factor says about the loss."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laq.core.errors import CalibrationError
+from laq.core.scheme import ScaleFormat
+from laq.quantizers import gptq
+from laq.quantizers.common.clip_search import dequantize_columns
+from laq.quantizers.gptq import DAMPING, Gptq, inverse_factor
+from laq.quantizers.rtn import RoundToNearest
+
+
+def hessian_of(columns, *, correlation=0.8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(4 * columns, 4, generator=generator) @ torch.randn(4, columns, generator=generator)
+    noise = torch.randn(4 * columns, columns, generator=generator)
+    inputs = correlation * shared + (1 - correlation) * noise
+    return inputs.T @ inputs / len(inputs)
+
+
+def damped(hessian, damping=DAMPING):
+    exact = hessian.double()
+    return exact + torch.eye(len(exact), dtype=torch.float64) * exact.diagonal().mean() * damping
+
+
+def quantized(method, weight, hessian, n_levels, group_size=32):
+    levels = torch.full((len(weight) // group_size, weight.shape[1]), float(n_levels))
+    codes = method.quantize(weight, method.prepare(hessian), levels, scale_format=ScaleFormat.LOG8)
+    return dequantize_columns(codes.codes, codes.scales, codes.zero_points, ScaleFormat.LOG8)
+
+
+def loss_of(weight, restored, hessian):
+    error = (restored - weight).double()
+    return float(((hessian.double() @ error) * error).sum())
+
+
+@given(columns=st.integers(1, 40), correlation=st.floats(0, 0.95), seed=st.integers(0, 999))
+def test_factor_is_the_upper_cholesky_factor_of_the_damped_inverse(columns, correlation, seed):
+    hessian = hessian_of(columns, correlation=correlation, seed=seed)
+    factor = inverse_factor(hessian).double()
+    assert torch.equal(factor, factor.triu())
+    assert (factor.diagonal() > 0).all()
+    identity = factor.T @ factor @ damped(hessian)
+    torch.testing.assert_close(identity, torch.eye(columns, dtype=torch.float64), rtol=0, atol=1e-3)
+
+
+def test_squared_diagonal_is_one_over_the_variance_given_all_later_columns():
+    hessian = hessian_of(12)
+    weights = inverse_factor(hessian).double().diagonal() ** -2
+    exact = damped(hessian)
+    for j in range(12):
+        later = exact[j + 1 :, j + 1 :]
+        cross = exact[j, j + 1 :]
+        conditional = exact[j, j] - (cross @ torch.linalg.solve(later, cross) if j < 11 else 0)
+        assert float(weights[j]) == pytest.approx(float(conditional), rel=1e-3)
+
+
+@pytest.mark.parametrize("n_levels", [4, 16])
+@pytest.mark.parametrize("seed", range(3))
+def test_sum_of_weighted_rounding_errors_is_the_true_loss(n_levels, seed):
+    """sum_j e_j^2 / U_jj^2 = dW' H dW, e_j the rounding error of column j after feedback."""
+    columns = 64
+    hessian, weight = (
+        hessian_of(columns, seed=seed),
+        torch.randn(columns, 16, generator=torch.Generator().manual_seed(seed)),
+    )
+    method = Gptq()
+    feedback = method.prepare(hessian)
+    restored = quantized(method, weight, hessian, n_levels).double()
+    factor, remaining = feedback.factor.double(), weight.double().clone()
+    predicted = torch.zeros(16, dtype=torch.float64)
+    for j in range(columns):
+        error = remaining[j] - restored[j]
+        predicted += error**2 / factor[j, j] ** 2
+        remaining[j + 1 :] -= factor[j, j + 1 :, None] * (error / factor[j, j])[None]
+    change = restored - weight.double()
+    true = ((damped(hessian) @ change) * change).sum(0)
+    torch.testing.assert_close(predicted, true, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_levels", [2, 4, 8, 16, 256])
+@pytest.mark.parametrize("seed", range(3))
+def test_feedback_loses_less_than_rounding_on_correlated_inputs(n_levels, seed):
+    hessian = hessian_of(128, correlation=0.7, seed=seed)
+    weight = torch.randn(128, 64, generator=torch.Generator().manual_seed(seed))
+    losses = [
+        loss_of(weight, quantized(method(), weight, hessian, n_levels), hessian)
+        for method in (Gptq, RoundToNearest)
+    ]
+    assert losses[0] <= losses[1]
+    assert n_levels == 2 or losses[0] <= 0.8 * losses[1]
+
+
+def test_independent_inputs_leave_nothing_to_feed_back():
+    hessian = torch.diag(torch.linspace(1, 3, 64))
+    weight = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    losses = [
+        loss_of(weight, quantized(method(), weight, hessian, 16), hessian)
+        for method in (Gptq, RoundToNearest)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_matrix_that_is_not_positive_definite_raises_the_damping():
+    hessian = torch.eye(8)
+    hessian[0, 0] = -0.05
+    factor = inverse_factor(hessian).double()
+    product = factor.T @ factor @ damped(hessian, 0.1)
+    torch.testing.assert_close(product, torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-4)
+
+
+def test_singular_matrix_needs_no_more_than_the_usual_damping():
+    hessian = torch.ones(8, 8)
+    product = inverse_factor(hessian).double().square().sum()
+    assert torch.isfinite(product)
+    torch.testing.assert_close(
+        inverse_factor(hessian).double().T @ inverse_factor(hessian).double() @ damped(hessian),
+        torch.eye(8, dtype=torch.float64),
+        rtol=0,
+        atol=1e-3,
+    )
+
+
+def test_matrix_beyond_repair_is_refused_with_the_way_out():
+    hessian = torch.eye(8)
+    hessian[0, 0] = -50
+    with pytest.raises(CalibrationError, match=r"not positive definite.*\nhint: "):
+        inverse_factor(hessian)
+
+
+def test_zero_matrix_does_not_fail():
+    assert torch.isfinite(inverse_factor(torch.zeros(8, 8))).all()
+
+
+def test_rows_in_chunks_give_the_same_codes(monkeypatch):
+    hessian, weight = hessian_of(64), torch.randn(64, 48, generator=torch.Generator().manual_seed(0))
+    whole = quantized(Gptq(), weight, hessian, 16)
+    monkeypatch.setattr(gptq, "CHUNK_ROWS", 16)
+    torch.testing.assert_close(
+        torch.tensor(loss_of(weight, quantized(Gptq(), weight, hessian, 16), hessian)),
+        torch.tensor(loss_of(weight, whole, hessian)),
+        rtol=0.02,
+        atol=0,
+    )

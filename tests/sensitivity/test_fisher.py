@@ -1,0 +1,91 @@
+"""Curves are losses: they fall with bits, rise with importance, and forbid what samples cannot support."""
+
+import numpy as np
+import pytest
+import torch
+
+from laq.core.formats import CANDIDATES
+from laq.core.groups import TileGrid
+from laq.core.importance import FLOOR_SUPPORT, Importance
+from laq.core.scheme import ScaleFormat
+from laq.quantizers import QUANTIZERS
+from laq.quantizers.common.clip_search import dequantize_columns
+from laq.quantizers.common.encode import encode
+from laq.quantizers.common.sorting import sort_weight
+from laq.sensitivity.fisher import tile_losses
+
+SHAPE = (48, 128)
+ABSENT, INT2, INT4, INT8 = 0, 3, 5, 8
+
+
+def importance_of(rows=None, support=1e6):
+    generator = np.random.default_rng(0)
+    inputs = generator.standard_normal((1000, 4)) @ generator.standard_normal((4, SHAPE[1]))
+    inputs = (inputs + 2 * generator.standard_normal((1000, SHAPE[1]))) * np.linspace(2, 0.3, SHAPE[1])
+    hessian = (inputs.T @ inputs / 1000).astype(np.float32)
+    rows = np.ones(SHAPE[0], np.float32) if rows is None else rows
+    return Importance(hessian, rows, np.full(SHAPE[0], support), np.full(SHAPE[1], support))
+
+
+def measured(name="gptq", importance=None):
+    importance = importance or importance_of()
+    grid = TileGrid(*SHAPE, 64)
+    values = torch.randn(*SHAPE, generator=torch.Generator().manual_seed(0))
+    weight = sort_weight(values, importance, grid, rows=None, columns=None)
+    method = QUANTIZERS.get(name)()
+    feedback = method.prepare(weight.hessian)
+    losses = tile_losses(weight, method, feedback, importance, columns=None, scale_format=ScaleFormat.LOG8)
+    return losses, weight, method, feedback
+
+
+@pytest.mark.parametrize("name", QUANTIZERS.names())
+def test_every_tile_has_a_finite_positive_loss_that_falls_with_the_levels(name):
+    losses, *_ = measured(name)
+    assert losses.shape == (len(CANDIDATES), 3, 2)
+    assert np.isfinite(losses).all()
+    assert (losses > 0).all()
+    whole = losses.sum((1, 2))[INT2:]
+    assert (np.diff(whole) < 0).all()
+
+
+@pytest.mark.parametrize("name", QUANTIZERS.names())
+@pytest.mark.parametrize("choice", [INT2, INT4, INT8])
+def test_predicted_loss_is_near_the_loss_of_the_encoded_weight(name, choice):
+    losses, weight, method, feedback = measured(name)
+    tiles = np.full((3, 2), choice, np.uint8)
+    (tensor,) = encode([weight], [tiles], method, feedback, columns=None, scale_format=ScaleFormat.LOG8)
+    parts = [
+        torch.from_numpy(np.ascontiguousarray(a.T)) for a in (tensor.codes, tensor.scales, tensor.zero_points)
+    ]
+    error = (dequantize_columns(*parts, ScaleFormat.LOG8) - weight.matrix).double()
+    true = 0.5 * float((((weight.hessian.double() @ error) * error).sum(0) * weight.rows).sum())
+    assert 0.6 < float(losses[choice].sum()) / true < 1.7
+
+
+def test_loss_is_proportional_to_the_importance_of_rows():
+    plain, *_ = measured()
+    heavy, *_ = measured(importance=importance_of(rows=np.full(SHAPE[0], 4, np.float32)))
+    np.testing.assert_allclose(heavy, 4 * plain, rtol=1e-3)
+
+
+def test_rows_that_do_not_matter_cost_nothing():
+    rows = np.ones(SHAPE[0], np.float32)
+    rows[:16] = 0
+    losses, *_ = measured(importance=importance_of(rows=rows))
+    assert not losses[:, 0].any()
+    assert losses[:, 1:].all()
+
+
+def test_too_few_samples_forbid_less_than_two_bits():
+    losses, *_ = measured(importance=importance_of(support=FLOOR_SUPPORT / 2))
+    narrow = np.array([candidate.n_levels < 4 for candidate in CANDIDATES])
+    assert np.isinf(losses[narrow]).all()
+    assert np.isfinite(losses[~narrow]).all()
+
+
+def test_support_is_judged_tile_by_tile():
+    importance = importance_of()
+    importance.row_support[16:32] = 0
+    losses, *_ = measured(importance=importance)
+    assert np.isinf(losses[ABSENT, 1]).all()
+    assert np.isfinite(losses[ABSENT, [0, 2]]).all()
