@@ -1,4 +1,4 @@
-"""Same seed and threads twice: identical bytes? Another thread count: how many codes differ, and the KL of both."""
+"""Same seed and threads twice: identical bytes? Other threads: how many codes differ, and both KL."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ def main() -> None:
     network = rescaled_network().keeping("embed_tokens")
     splits = fixed_splits(network, arguments.text)
     stats = cached_stats(network, splits, arguments.work)
-    rows = []
+    rows: list[dict] = []
     gptq = linears_only(measure(network, stats, quantizer="gptq"))
     for bpw in (2.4, 3.2, 4.2):
         for unit in ("tile", "tensor"):

@@ -1,4 +1,4 @@
-"""How many samples should the layer's mean count for? KL on the selection split, linears at 2.4 and 3.2 bits."""
+"""How many samples should a layer's mean count for? Linears at 2.4 and 3.2 bits, selection split."""
 
 from __future__ import annotations
 

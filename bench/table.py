@@ -31,9 +31,8 @@ def main() -> None:
         machine = content["machine"]
         where = f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}"
         text = f"; text: {content['text']}" if "text" in content else ""
-        parts.append(
-            f"## {name}\n\n`.venv/bin/python {COMMANDS.get(name, name)}` on {where}{text}\n\n{_table(content['rows'])}"
-        )
+        command = f"`.venv/bin/python {COMMANDS.get(name, name)}` on {where}{text}"
+        parts.append(f"## {name}\n\n{command}\n\n{_table(content['rows'])}")
     kl_rows = [row for name in ("ladder", "whole_model") if name in found for row in found[name]["rows"]]
     if kl_rows:
         parts.append(_prediction(kl_rows))
@@ -54,15 +53,16 @@ def _cell(value: object) -> str:
 
 
 def _prediction(rows: list[dict]) -> str:
-    """Predicted against measured KL of all runs: do the curves rank plans, and by what factor are they off?"""
+    """Do the curves rank plans, and by what factor are they off? Over all runs."""
     predicted = np.array([row["predicted_nats"] for row in rows])
     measured = np.array([row["kl_nats"] for row in rows])
     ranks = [values.argsort().argsort() for values in (predicted, measured)]
     ratios = measured / predicted
+    correlation = np.corrcoef(*ranks)[0, 1]
     return (
-        "## predicted against measured KL\n\n"
-        f"Over the {len(rows)} runs of ladder and whole_model: rank correlation {np.corrcoef(*ranks)[0, 1]:.3f}; "
-        f"measured / predicted: median {np.median(ratios):.2f}, from {ratios.min():.2f} to {ratios.max():.2f}.\n"
+        f"## predicted against measured KL\n\nOver the {len(rows)} runs of ladder and whole_model: "
+        f"rank correlation {correlation:.3f}; measured / predicted: median {np.median(ratios):.2f}, "
+        f"from {ratios.min():.2f} to {ratios.max():.2f}.\n"
     )
 
 

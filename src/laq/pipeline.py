@@ -10,8 +10,11 @@ from laq.calibration.data import CALIBRATION_TOKENS
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import BudgetError, RequestError
+from laq.core.groups import GROUP_SIZES
+from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.networks import Network
+from laq.quantizers import QUANTIZERS
 from laq.resources import check_resources
 from laq.runtime.result import Result
 from laq.selection import Job, best_plan, smallest_budget
@@ -75,7 +78,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     """
     if sum(limit is not None for limit in (bpw, size, max_kl)) != 1:
         raise RequestError("give exactly one of bpw, size and max_kl", hint="for example bpw=4.0")
-    unit_of(unit)
+    _check_options(unit, quantizer, group_size, scale_format, control)
     network = open_network(source, keep=keep)
     budget = _budget(network, bpw, size)
     splits = splits_of(network, data, tokens=tokens, seed=seed)
@@ -93,6 +96,23 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )
     return replace(result, provenance=_provenance(job, result.verdict))
+
+
+def _check_options(
+    unit: str, quantizer: str, group_size: int, scale_format: str, control: str | None
+) -> None:
+    """Refuse what the steps would refuse after the slow work."""
+    unit_of(unit)
+    QUANTIZERS.get(quantizer)
+    known = {
+        "group_size": GROUP_SIZES,
+        "scale_format": [s.value for s in ScaleFormat],
+        "control": ["permuted", None],
+    }
+    for name, value in (("group_size", group_size), ("scale_format", scale_format), ("control", control)):
+        if value not in known[name]:
+            choices = ", ".join(str(choice) for choice in known[name])
+            raise RequestError(f"unknown {name} {value!r}", hint=f"choose one of: {choices}")
 
 
 def open_measured(folder: str | Path) -> tuple[Stats, Curves]:

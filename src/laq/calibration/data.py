@@ -20,8 +20,9 @@ SEQUENCE_TOKENS = 512
 CALIBRATION_TOKENS = 8192
 SELECTION_TOKENS = 2048
 TEST_TOKENS = 2560
-SHARES = (0.6, 0.2, 0.2)
-"""How the text beyond what is needed is dealt out, so that each split spreads over a part of its own."""
+BOUNDARIES = (0.6, 0.8)
+"""Where the text is cut into calibration, selection and test: the same for every number of tokens, so that no
+run tests on what another one has seen."""
 
 SELF_PROMPT_TOKENS = 1
 SELF_EVALUATION_SEED = 1 << 31
@@ -89,17 +90,20 @@ def split_tokens(
             f"and {sum(counts) * length} are wanted",
             hint="give a longer text with --data, or leave --data away for the built-in text",
         )
-    if available < sum(counts):
-        counts = [max(1, available * n // sum(counts)) for n in counts]
-        counts[0] = available - counts[1] - counts[2]
-    spare = available - sum(counts)
-    parts, start = [], 0
-    for n, share in zip(counts, SHARES, strict=True):
-        size = n + int(spare * share)
-        chosen = [start + index * size // n for index in range(n)]  # spread evenly over the part
-        parts.append(tuple(token_batch(torch.from_numpy(ids[i * length : (i + 1) * length])) for i in chosen))
-        start += size
+    first, second = (max(1, int(available * share)) for share in BOUNDARIES)
+    second = min(max(second, first + 1), available - 1)
+    parts = [
+        _evenly(ids, n, start, stop, length=length)
+        for n, start, stop in zip(counts, (0, first, second), (first, second, available), strict=True)
+    ]
     return Splits(parts[0], parts[1], parts[2], source)
+
+
+def _evenly(ids: npt.NDArray[np.int64], n: int, start: int, stop: int, *, length: int) -> tuple[Batch, ...]:
+    """Take up to `n` of the sequences start .. stop, spread evenly."""
+    n = min(n, stop - start)
+    chosen = [start + index * (stop - start) // n for index in range(n)]
+    return tuple(token_batch(torch.from_numpy(ids[i * length : (i + 1) * length])) for i in chosen)
 
 
 def token_batch(ids: torch.Tensor) -> Batch:

@@ -202,7 +202,8 @@ def check_complete(info: dict[str, Any], source: str) -> None:
     if missing or mismatched:
         names = ", ".join([*missing, *mismatched][:8])
         raise NetworkError(
-            f"{source}: tensors missing or of the wrong shape: {names}", hint="download it again"
+            f"{source}: tensors missing or of the wrong shape: {names}",
+            hint="download it again; only causal language models can be loaded",
         )
 
 

@@ -17,6 +17,7 @@ from laq.core.stats import Stats
 from laq.networks.module import Network, WeightRef
 from laq.quantizers import Feedback, Quantizer
 from laq.quantizers.common.sorting import column_order, row_order, sort_weight, sorted_hessian
+from laq.quantizers.common.workers import side_by_side
 from laq.sensitivity.fisher import tile_losses
 
 MAX_ORDER_BITS = 0.25
@@ -67,23 +68,30 @@ def measure_weights(
     columns: dict[str, IndexArray] = {}
     curves: dict[str, WeightCurves] = {}
     families = group_by_input(network.weights, stats)
-    todo = [(family, index) for family in families for index in range(len(family))]
-    feedback: Feedback | None = None
-    for family, index in track(todo, label="measuring", total=len(todo)):
-        weight = family[index]
-        importance = importance_of(stats, weight.name)
-        key = f"{stats.uses[weight.name][0].columns}.column_permutation"
-        if index == 0:
-            order = column_order(importance) if _worth_sorting_columns(family, group_size) else None
-            grid = TileGrid(*weight.shape, group_size)
-            feedback = quantizer.prepare(sorted_hessian(importance, grid, order))
-            if order is not None:
-                columns[key] = order
-        assert feedback is not None
-        curves[weight.name] = _measure(
-            weight, network.weight(weight.name), importance, feedback, encoding, order=(key, columns.get(key))
-        )
+    measured = side_by_side(lambda family: _measure_family(network, family, stats, encoding), families)
+    for family in track(measured, label="measuring", total=len(families)):
+        columns |= family.column_permutations
+        curves |= {weight.name: weight for weight in family.weights}
     return Measured(tuple(curves[weight.name] for weight in network.weights), columns)
+
+
+def _measure_family(
+    network: Network, family: Sequence[WeightRef], stats: Stats, encoding: _Encoding
+) -> Measured:
+    """Measure weights that share an input: one factor, one order of columns."""
+    key = f"{stats.uses[family[0].name][0].columns}.column_permutation"
+    order: IndexArray | None = None
+    feedback: Feedback | None = None
+    curves = []
+    for weight in family:
+        importance = importance_of(stats, weight.name)
+        if feedback is None:
+            order = column_order(importance) if _worth_sorting_columns(family, encoding.group_size) else None
+            grid = TileGrid(*weight.shape, encoding.group_size)
+            feedback = encoding.quantizer.prepare(sorted_hessian(importance, grid, order))
+        values = network.weight(weight.name)
+        curves.append(_measure(weight, values, importance, feedback, encoding, order=(key, order)))
+    return Measured(tuple(curves), {} if order is None else {key: order})
 
 
 def group_by_input(weights: Sequence[WeightRef], stats: Stats) -> list[list[WeightRef]]:

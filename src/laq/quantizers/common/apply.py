@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from laq.core.importance import importance_of
 from laq.core.packing import PackedTensor
@@ -14,6 +14,7 @@ from laq.networks.module import Network
 from laq.quantizers import QUANTIZERS, Feedback, Quantizer
 from laq.quantizers.common.encode import encode
 from laq.quantizers.common.sorting import SortedWeight, sort_weight
+from laq.quantizers.common.workers import side_by_side
 
 
 def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[dict[str, PackedTensor]]:
@@ -34,16 +35,25 @@ def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[d
         Packed weights by name, for each plan.
     """
     quantizer = QUANTIZERS.get(plans[0].quantizer)()
+    families = _families(plans[0], stats)
+    by_name = [{weight.name: weight for weight in plan.weights} for plan in plans]
+
+    def family_of(names: Sequence[str]) -> list[dict[str, PackedTensor]]:
+        feedback: Feedback | None = None
+        results: list[dict[str, PackedTensor]] = []
+        for plan, weights in zip(plans, by_name, strict=True):
+            mine = [weights[name] for name in names]
+            matrices = [_sorted(network, plan, weight, stats) for weight in mine]
+            feedback = feedback or quantizer.prepare(matrices[0].hessian)
+            results.append(_encode(mine, matrices, plan, quantizer, feedback))
+        return results
+
     results: list[dict[str, PackedTensor]] = [{} for _ in plans]
-    todo = _families(plans[0], stats)
-    n = sum(len(family) for family in todo)
-    for name, packed in track(
-        _apply_all(network, plans, stats, quantizer, todo), label="quantizing", total=n
-    ):
-        for result, tensor in zip(results, packed, strict=True):
-            result[name] = tensor
-    order = [weight.name for weight in plans[0].weights]
-    return [{name: result[name] for name in order} for result in results]
+    done = side_by_side(family_of, families)
+    for packed in track(done, label="quantizing", total=len(families)):
+        for result, tensors in zip(results, packed, strict=True):
+            result.update(tensors)
+    return [{weight.name: result[weight.name] for weight in plans[0].weights} for result in results]
 
 
 def _families(plan: Plan, stats: Stats) -> list[list[str]]:
@@ -51,26 +61,6 @@ def _families(plan: Plan, stats: Stats) -> list[list[str]]:
     for weight in plan.weights:
         families.setdefault(stats.uses[weight.name][0].columns, []).append(weight.name)
     return list(families.values())
-
-
-def _apply_all(
-    network: Network,
-    plans: Sequence[Plan],
-    stats: Stats,
-    quantizer: Quantizer,
-    families: Sequence[Sequence[str]],
-) -> Iterator[tuple[str, list[PackedTensor]]]:
-    by_name = [{weight.name: weight for weight in plan.weights} for plan in plans]
-    for family in families:
-        feedback: Feedback | None = None
-        per_plan: list[list[PackedTensor]] = []
-        for plan, weights in zip(plans, by_name, strict=True):
-            mine = [weights[name] for name in family]
-            matrices = [_sorted(network, plan, weight, stats) for weight in mine]
-            feedback = feedback or quantizer.prepare(matrices[0].hessian)
-            per_plan.append(_encode(mine, matrices, plan, quantizer, feedback))
-        for index, name in enumerate(family):
-            yield name, [packed[index] for packed in per_plan]
 
 
 def _sorted(network: Network, plan: Plan, weight: WeightPlan, stats: Stats) -> SortedWeight:
@@ -86,8 +76,8 @@ def _encode(
     plan: Plan,
     quantizer: Quantizer,
     feedback: Feedback,
-) -> list[PackedTensor]:
+) -> dict[str, PackedTensor]:
     columns = plan.column_permutations[weights[0].column_order] if weights[0].column_order else None
     choices = [weight.choices for weight in weights]
     tensors = encode(matrices, choices, quantizer, feedback, columns=columns, scale_format=plan.scale_format)
-    return [pack(tensor) for tensor in tensors]
+    return {weight.name: pack(tensor) for weight, tensor in zip(weights, tensors, strict=True)}
