@@ -12,6 +12,7 @@ COMMANDS = {
     "ladder": "bench/ladder.py --text TEXT",
     "whole_model": "bench/whole_model.py --text TEXT",
     "shrinkage": "bench/shrinkage.py --text TEXT",
+    "calibration_memory": "bench/calibration_memory.py",
     "cost": "bench/cost.py",
     "determinism": "bench/determinism.py",
     "demo": "make demo",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,18 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     """
     if sum(limit is not None for limit in (bpw, size, max_kl)) != 1:
         raise RequestError("give exactly one of bpw, size and max_kl", hint="for example bpw=4.0")
+    if max_kl is not None and not 0 < max_kl < math.inf:
+        raise RequestError(f"max_kl {max_kl} is not a positive number", hint="for example max_kl=0.1")
     _check_options(unit, quantizer, group_size, scale_format, control)
     network = open_network(source, keep=keep)
     budget = _budget(network, bpw, size)
     splits = splits_of(network, data, tokens=tokens, seed=seed)
-    check_resources(network, splits.calibration)
     if measured is not None:
         stats, curves = open_measured(measured)
         network.check_hash(curves.source_hash)
+        _check_same(curves, quantizer, group_size, scale_format)
     else:
+        check_resources(network, splits.calibration)
         stats = calibrate(network, splits, seed=seed)
         curves = measure(
             network, stats, quantizer=quantizer, group_size=group_size, scale_format=scale_format
@@ -95,7 +98,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )
-    return replace(result, provenance=_provenance(job, result.verdict))
+    return result.updated(provenance=_provenance(job, result.verdict))
 
 
 def _check_options(
@@ -118,6 +121,17 @@ def _check_options(
 def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
     """Open what `laq measure` wrote: the folders `stats` and `curves`."""
     return Stats.open(Path(folder) / "stats"), Curves.open(Path(folder) / "curves")
+
+
+def _check_same(curves: Curves, quantizer: str, group_size: int, scale_format: str) -> None:
+    """Refuse settings that differ from those a measurement was made with."""
+    asked = (quantizer, group_size, scale_format)
+    found = (curves.quantizer, curves.weights[0].grid.group_size, curves.scale_format.value)
+    if asked != found:
+        raise RequestError(
+            f"measured with quantizer, group size, scale format {found}, asked for {asked}",
+            hint="measure again, or ask for the same",
+        )
 
 
 def _budget(network: Network, bpw: float | None, size: int | str | None) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from laq.allocation.common import size_range
 from laq.calibration.data import Splits
@@ -43,8 +43,7 @@ def best_plan(job: Job, budget: int, *, compare: bool) -> Result:
     test = records(job.network, models, job.splits.test, split="test")
     comparisons = tuple(Comparison(label, plans[label], selection[label], test[label]) for label in plans)
     winner = min(comparisons, key=lambda one: one.selection.kl_nats)
-    return replace(
-        results[winner.label],
+    return results[winner.label].updated(
         record=winner.test,
         comparisons=comparisons,
         verdict=_verdict(comparisons, winner),
@@ -101,13 +100,13 @@ def smallest_budget(job: Job, max_kl: float) -> int:
     ratio, best = 1.0, None
     for _ in range(MAX_PROBES):
         budget = _where_predicted(job, max_kl / ratio, low, high)
-        plan = allocate(job.curves, size=budget, unit=job.unit, seed=job.seed)
+        plan = allocate(job.curves, size=budget, unit=job.unit, control=job.control, seed=job.seed)
         (result,) = apply_all(job.network, [plan], job.stats)
         models = {"": (result.model, plan.size_bytes)}
         kl = records(job.network, models, job.splits.selection, split="selection")[""].kl_nats
         ratio = max(kl, 1e-9) / max(plan.predicted_loss_nats, 1e-12)
         if kl <= max_kl:
-            best = high = min(budget, plan.size_bytes)
+            best = high = budget
         else:
             low = budget
         if best is not None and (high - low) <= SIZE_TOLERANCE * high:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -29,7 +29,7 @@ from laq.runtime.result import Result, archive_fixed_bytes
 from laq.sensitivity.measure import measure_weights
 
 Source = str | Path | nn.Module | Network
-Data = str | Path | Sequence[Batch] | None
+Data = str | Path | Iterable[Batch] | None
 
 
 def open_network(source: Source, *, keep: str | None = None) -> Network:
@@ -64,6 +64,7 @@ def splits_of(network: Network, data: Data, *, tokens: int = CALIBRATION_TOKENS,
     """
     if data is None or isinstance(data, str | Path):
         return text_splits(network, data, n_tokens=tokens, seed=seed)
+    data = list(data)
     if len(data) < 3:
         raise DataError(
             f"{len(data)} batches; three disjoint splits need at least 3", hint="pass more batches"
@@ -172,7 +173,11 @@ def apply_all(network: Network, plans: Sequence[Plan], stats: Stats) -> list[Res
     """Quantize and pack a network by several plans of one measurement; see `apply`."""
     network.check_hash(plans[0].source_hash)
     packed = apply_plans(network, plans, stats)
-    return [Result(network, plan, tensors) for plan, tensors in zip(plans, packed, strict=True)]
+    provenance = {"data_hash": stats.data_hash, "n_tokens": stats.n_tokens}
+    return [
+        Result(network, plan, tensors, provenance=provenance)
+        for plan, tensors in zip(plans, packed, strict=True)
+    ]
 
 
 def evaluate(
@@ -199,7 +204,10 @@ def evaluate(
         Name of the data in the record.
     """
     original = open_network(reference)
-    batches = data if isinstance(data, list | tuple) else evaluation_batches(original, data)  # type: ignore[arg-type]  # a str is no list
+    if data is None or isinstance(data, str | Path):
+        batches: Sequence[Batch] = evaluation_batches(original, data)
+    else:
+        batches = list(data)
     return records(original, {"": (model, size_bytes)}, batches, split=split)[""]
 
 

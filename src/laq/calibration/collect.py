@@ -21,7 +21,7 @@ from laq.calibration.spool import Spool
 from laq.core.errors import CalibrationError, DataError
 from laq.core.progress import track
 from laq.core.stats import Stats, Use
-from laq.networks.module import Batch, Network, WeightRef, run_logits
+from laq.networks.module import Batch, Network, WeightRef, evaluation_mode, run_logits
 
 SLICE_TOKENS = 64
 """Tokens whose class probabilities are squared at a time: bounds the temporary for large vocabularies."""
@@ -70,18 +70,15 @@ def hash_batches(batches: Sequence[Batch]) -> str:
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients of parameters; both are put back."""
-    was_training = {name: child.training for name, child in module.named_modules()}
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    module.eval()
     for parameter in wanted:
         parameter.requires_grad = False
     try:
-        yield
+        with evaluation_mode(module):
+            yield
     finally:
         for parameter in wanted:
             parameter.requires_grad = True
-        for name, child in module.named_modules():
-            child.training = was_training[name]
 
 
 @contextmanager
@@ -180,7 +177,11 @@ class _Pass:
             del module
             hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
             self.collector.spool.put(f"input-{block}-{index}", hidden)
-            others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            # a cache would be filled a second time when the block runs again
+            left_out = ("hidden_states", "past_key_values", "past_key_value")
+            others = {name: value for name, value in kwargs.items() if name not in left_out}
+            if "use_cache" in others:
+                others["use_cache"] = False
             self.calls[block, index] = _BlockCall(rest, others)
 
         return hook

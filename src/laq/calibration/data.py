@@ -14,7 +14,7 @@ import torch
 
 from laq.core.errors import DataError
 from laq.core.progress import track
-from laq.networks.module import Batch, Network
+from laq.networks.module import Batch, Network, evaluation_mode
 
 SEQUENCE_TOKENS = 512
 CALIBRATION_TOKENS = 8192
@@ -210,7 +210,7 @@ def sample_self(network: Network, n_sequences: int, length: int, *, seed: int) -
         else torch.randint(vocabulary, shape, generator=generator)
     )
     cache: Any = None
-    with torch.no_grad():
+    with torch.no_grad(), evaluation_mode(network.module):
         for _ in track(range(length - 1), label="sampling text from the model", total=length - 1):
             output = network.module(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
             cache = output.past_key_values

@@ -84,7 +84,7 @@ class Collector:
             del module
             self._add_input(name, args[0])
             if not output.requires_grad:
-                output = output.detach().requires_grad_()
+                output = output.detach().requires_grad_().clone()  # no leaf: in-place activations may follow
             if with_rows:
                 output.register_hook(lambda gradient: self.add_rows(name, squares(gradient)))
             return output
@@ -99,7 +99,7 @@ class Collector:
             total = self.sums.setdefault(f"{name}:frequency", MomentSum.of_squares(len(counts)))
             total.second += counts
             total.fourth += counts
-            output = output.detach().requires_grad_()
+            output = output.detach().requires_grad_().clone()
             output.register_hook(lambda gradient: self._add_vectors(f"{name}:gradient", gradient))
             return output
 

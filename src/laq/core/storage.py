@@ -39,6 +39,7 @@ def replaced_folder(path: Path, *, marker: str) -> Iterator[Path]:
     RequestError
         If `path` holds something that laq did not write.
     """
+    path = path.resolve()
     check_replaceable(path, marker=marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
@@ -68,7 +69,7 @@ def _swap(partial: Path, path: Path) -> None:
         path.rename(old)
     try:
         partial.rename(path)
-    except OSError:
+    except BaseException:
         if old.exists():
             old.rename(path)
         raise

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from laq.core.errors import DataError, RunError
 from laq.core.progress import track
-from laq.networks.module import Batch, run_logits
+from laq.networks.module import Batch, evaluation_mode, run_logits
 
 SLICE_TOKENS = 128
 """Tokens whose distributions are compared at a time: bounds the temporaries for large vocabularies."""
@@ -68,26 +68,28 @@ def compare(
     if not batches:
         raise DataError("no evaluation data", hint="pass a text file with --data")
     sums: list[list[_Sums]] = [[] for _ in quantized]
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluation_mode(original, *quantized):
         for batch in track(batches, label=label, total=len(batches)):
-            expected, labels = run_logits(original, batch), _next_tokens(batch)
+            expected, labels = run_logits(original, batch), _token_ids(batch)
             for module, total in zip(quantized, sums, strict=True):
                 total.append(_compare_batch(expected, run_logits(module, batch), labels))
     return [_divergence(total) for total in sums]
 
 
-def _next_tokens(batch: Batch) -> torch.Tensor | None:
-    """Labels [n_tokens - 1] of a language-model batch of one or several sequences, else None."""
+def _token_ids(batch: Batch) -> torch.Tensor | None:
+    """Ids [n_sequences, n_tokens] of a language-model batch, else None."""
     ids: Any = batch.get("input_ids") if isinstance(batch, Mapping) else None
-    return ids[:, 1:].flatten() if isinstance(ids, torch.Tensor) and ids.ndim == 2 else None
+    return ids if isinstance(ids, torch.Tensor) and ids.ndim == 2 and ids.shape[1] > 1 else None
 
 
-def _compare_batch(original: torch.Tensor, quantized: torch.Tensor, labels: torch.Tensor | None) -> _Sums:
+def _compare_batch(original: torch.Tensor, quantized: torch.Tensor, ids: torch.Tensor | None) -> _Sums:
     if not bool(torch.isfinite(quantized).all()):
         raise RunError(
             "the quantized network's output is not finite", hint="raise the budget or use --quantizer rtn"
         )
-    if labels is not None:
+    labels: torch.Tensor | None = None
+    if ids is not None and original.shape[:-1] == ids.shape:
+        labels = ids[:, 1:].flatten()
         original, quantized = original[:, :-1], quantized[:, :-1]
     sums = _Sums()
     rows = zip(

@@ -172,6 +172,7 @@ def save_archive(
     packed: Mapping[str, PackedTensor],
     kept: Mapping[str, RawTensor],
     sidecars: Callable[[Path], None] | None,
+    check: Callable[[Path], None],
 ) -> None:
     """Write an archive beside `folder` and rename it into place.
 
@@ -187,6 +188,8 @@ def save_archive(
         Tensors stored as they were.
     sidecars : callable or None
         Writes config and tokenizer files into a folder.
+    check : callable
+        Looks at the complete folder before it takes its place; what it raises leaves the old one there.
 
     Raises
     ------
@@ -199,6 +202,7 @@ def save_archive(
             sidecars(partial)
         shards = _write_shards(partial, tensors)
         (partial / MANIFEST).write_text(_padded(_manifest_json(manifest, packed, tensors, shards), manifest))
+        check(partial)
 
 
 def archive_tensors(

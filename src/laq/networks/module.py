@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import nn
@@ -110,10 +111,6 @@ class Network:
         """Return the parameter `name`, detached; [n_rows, n_columns]."""
         return self.module.get_parameter(name).detach()
 
-    def logits(self, batch: Batch) -> torch.Tensor:
-        """Run forward; return the logits [..., n_classes]."""
-        return run_logits(self.module, batch)
-
     def keeping(self, pattern: str) -> Network:
         """Return the same network, with weights whose name matches a regular expression left as they are.
 
@@ -153,6 +150,19 @@ class Network:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
         return digest.hexdigest()
+
+
+@contextmanager
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """Switch dropout and the like off; every part's mode is put back."""
+    was_training = [(child, child.training) for module in modules for child in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for child, training in was_training:
+            child.training = training
 
 
 def run_logits(module: nn.Module, batch: Batch) -> torch.Tensor:
@@ -199,6 +209,11 @@ def describe(
     """
     if isinstance(module, nn.Linear | nn.Embedding):
         raise NetworkError(f"{source}: is a single layer", hint="wrap it: nn.Sequential(layer)")
+    elsewhere = sorted({p.device.type for p in module.parameters()} - {"cpu"})
+    if elsewhere:
+        raise NetworkError(
+            f"{source}: has parameters on {', '.join(elsewhere)}", hint="move it: module.cpu()"
+        )
     holders = _holders(module)
     weights = tuple(_weight_ref(module, paths) for paths in holders.values())
     if not weights:
@@ -226,9 +241,16 @@ def _holders(module: nn.Module) -> dict[int, list[str]]:
     """Modules that hold each quantizable parameter, by the parameter's identity."""
     holders: dict[int, list[str]] = {}
     for path, child in module.named_modules():
-        if isinstance(child, nn.Linear | nn.Embedding) and child.weight.is_floating_point():
+        if _is_plain(child) and child.weight.is_floating_point():
             holders.setdefault(id(child.weight), []).append(path)
     return holders
+
+
+def _is_plain(child: nn.Module) -> TypeGuard[nn.Linear | nn.Embedding]:
+    """Linears and embeddings with torch's own forward, or an embedding that only scales its rows."""
+    if isinstance(child, nn.Embedding):
+        return type(child).forward is nn.Embedding.forward or hasattr(child, "embed_scale")
+    return isinstance(child, nn.Linear) and type(child).forward is nn.Linear.forward
 
 
 def _weight_ref(module: nn.Module, paths: list[str]) -> WeightRef:

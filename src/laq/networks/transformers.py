@@ -28,7 +28,7 @@ SIDECAR_PATTERNS = (
     "*.model",
 )
 FLOAT32_SHARE = 0.4
-"""Share of free memory up to which a network is loaded in float32 whatever its files hold."""
+"""Share of the machine's memory up to which a network is loaded in float32 whatever its files hold."""
 
 
 def require_transformers() -> Any:
@@ -61,7 +61,11 @@ def load_folder(folder: Path, *, source: str) -> Network:
     dtype = choose_dtype(sum(_n_elements(entry.shape) for entry in entries), original_bytes, source=source)
     try:
         module, info = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise NetworkError(f"{source}: transformers cannot load it: {first_line(error)}") from error
@@ -154,7 +158,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 def _config(transformers: Any, folder: Path) -> Any:
     try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NetworkError(
             f"{folder}/config.json: {first_line(error)}",
@@ -184,8 +188,9 @@ def choose_dtype(n_params: int, stored_bytes: int, *, source: str) -> torch.dtyp
     ResourceError
         If not even that fits.
     """
-    free = psutil.virtual_memory().available
-    if 4 * n_params <= FLOAT32_SHARE * free:
+    memory = psutil.virtual_memory()
+    free = memory.available
+    if 4 * n_params <= FLOAT32_SHARE * memory.total and 4 * n_params <= free:
         return torch.float32
     if stored_bytes > 0.9 * free:
         raise ResourceError(
@@ -210,7 +215,9 @@ def check_complete(info: dict[str, Any], source: str) -> None:
 def load_tokenizer(transformers: Any, folder: Path, **kwargs: Any) -> Any:
     """Return the tokenizer of a folder, or None if it has none."""
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **kwargs)
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **kwargs
+        )
     except (OSError, ValueError, KeyError, TypeError, ImportError):
         return None
 

@@ -53,6 +53,7 @@ def module_of(archive: Archive, *, module: nn.Module | None = None) -> nn.Module
     replace_weights_(module, {entry.name: entry.modules for entry in manifest.weights}, packed)
     for name in manifest.kept:
         _put(module, name, from_raw(archive.tensors[name]))
+    _tie_kept_head(module)
     left = [name for name, tensor in module.named_parameters() if tensor.device.type == "meta"]
     if left:
         raise FormatError(
@@ -104,21 +105,26 @@ def _check_fits(archive: Archive, module: nn.Module) -> None:
         )
 
 
+def _tie_kept_head(module: nn.Module) -> None:
+    """A tied embedding that was kept is stored once: the head takes it from there."""
+    getters = [getattr(module, f"get_{end}_embeddings", None) for end in ("output", "input")]
+    head, embedding = (getter() if getter is not None else None for getter in getters)
+    if (
+        isinstance(head, nn.Linear)
+        and isinstance(embedding, nn.Embedding)
+        and head.weight.device.type == "meta"
+    ):
+        head.weight = nn.Parameter(embedding.weight.detach(), requires_grad=False)
+
+
 def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
     path, _, attribute = name.rpartition(".")
     parent = module.get_submodule(path)
-    if attribute in parent._parameters:
-        tensor_or_parameter: torch.Tensor = nn.Parameter(tensor, requires_grad=False)
+    old: torch.Tensor = getattr(parent, attribute)
+    if old.device.type != "meta" and old.dtype == tensor.dtype:
+        with torch.no_grad():
+            old.copy_(tensor)  # in place: whoever shares it sees it
+    elif isinstance(old, nn.Parameter):
+        setattr(parent, attribute, nn.Parameter(tensor, requires_grad=False))
     else:
-        tensor_or_parameter = tensor
-    setattr(parent, attribute, tensor_or_parameter)
-
-
-def tokenizer_of(folder: Path) -> Any:
-    """Return the tokenizer of an archive, or None."""
-    from laq.networks.transformers import load_tokenizer
-
-    return load_tokenizer(require_transformers(), folder)
-
-
-__all__ = ["load", "module_of", "tokenizer_of"]
+        setattr(parent, attribute, tensor)

@@ -76,7 +76,7 @@ class PackedWeight(nn.Module):
         grid = self.grid
         tiles, block_of = self._tiles_of(blocks)
         out = torch.zeros(len(blocks), grid.n_groups, TILE_ROWS, grid.group_size, device=self.payload.device)
-        lines, zero_bytes = self._positions(tiles, blocks)
+        lines, zero_bytes = self._positions(tiles)
         widths = self.bits[tiles]
         for bits in torch.unique(widths).tolist():
             which = (widths == bits).nonzero()[:, 0]
@@ -110,9 +110,8 @@ class PackedWeight(nn.Module):
             block_of
         ], block_of
 
-    def _positions(self, tiles: torch.Tensor, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _positions(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """First payload line and first zero-point byte of each tile: sums of the widths before it."""
-        del blocks
         ends = torch.cumsum(self.bits, 0, dtype=torch.int32)
         before = (ends - self.bits)[tiles].long()
         return before * (self.grid.tile_elements // (8 * LINE_BYTES)), before * (TILE_ROWS // 8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from laq.core.packing import PackedTensor
@@ -83,6 +82,3 @@ def resident_bytes(module: nn.Module) -> int:
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
-
-
-__all__ = ["packed_copy", "replace_weights_", "resident_bytes", "torch"]

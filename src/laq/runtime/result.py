@@ -31,7 +31,7 @@ from laq.io.archive import (
     save_archive,
 )
 from laq.io.safetensors import RawTensor
-from laq.networks.module import Network, stored_tensor
+from laq.networks.module import Network, evaluation_mode, stored_tensor
 from laq.networks.tensors import SAFETENSORS_NAMES, to_raw
 from laq.runtime.load import module_of
 from laq.runtime.replace import packed_copy
@@ -131,31 +131,37 @@ class Result:
         """
         path, manifest = Path(folder), self.manifest()
         kept = {k.name: to_raw(stored_tensor(self.network.module, k.name)) for k in self.network.kept}
-        save_archive(path, manifest, packed=self.packed, kept=kept, sidecars=self.network.sidecars)
-        self._compare_with(path, archive_tensors(manifest, self.packed, kept))
+        expected = archive_tensors(manifest, self.packed, kept)
+        save_archive(
+            path,
+            manifest,
+            packed=self.packed,
+            kept=kept,
+            sidecars=self.network.sidecars,
+            check=lambda written: self._check_written(written, expected),
+        )
         return path
 
-    def _compare_with(self, path: Path, expected: Mapping[str, RawTensor]) -> None:
+    def _check_written(self, path: Path, expected: Mapping[str, RawTensor]) -> None:
         archive = open_archive(path)
-        differing = [
-            name for name, raw in expected.items() if not np.array_equal(archive.tensors[name].data, raw.data)
-        ]
+        found = archive.tensors
+        differing = [name for name, raw in expected.items() if not np.array_equal(found[name].data, raw.data)]
         if differing:
-            raise RunError(
-                f"{path}: differs from memory after saving: {', '.join(differing[:8])}", hint="check the disk"
-            )
+            names = ", ".join(differing[:8])
+            raise RunError(f"what was written differs from memory: {names}", hint="check the disk")
         if self.network.architecture == "transformers":
             ids = torch.arange(8)[None] % archive.manifest.weights[0].shape[0]
-            with torch.inference_mode():
+            with torch.inference_mode(), evaluation_mode(self.model):
                 before, after = (m(input_ids=ids).logits for m in (self.model, module_of(archive)))
             if not torch.equal(before, after):
-                raise RunError(f"{path}: outputs of the reopened archive differ from those in memory")
-        if folder_bytes(path) > self.plan.budget_bytes:
-            raise RunError(f"{path}: {folder_bytes(path)} bytes, over the budget of {self.plan.budget_bytes}")
+                raise RunError("outputs of the reopened archive differ from those in memory")
+        size_bytes = folder_bytes(path)
+        if size_bytes > self.plan.budget_bytes:
+            raise RunError(f"the archive has {size_bytes} bytes, over the budget of {self.plan.budget_bytes}")
 
-    def with_record(self, record: Record) -> Result:
-        """Return this result with a record; the packed weights and the model are shared."""
-        result = replace(self, record=record)
+    def updated(self, **changes: Any) -> Result:
+        """Return this result with other fields; the packed weights and the model are shared."""
+        result = replace(self, **changes)
         if "model" in self.__dict__:
             result.__dict__["model"] = self.model
         return result

@@ -121,6 +121,6 @@ def _unsupported(
     row_support[: grid.n_rows] = importance.row_support[rows]
     column_support = np.full(grid.padded_columns, np.nan)
     column_support[: grid.n_columns] = importance.column_support[slice(None) if columns is None else columns]
-    by_row = np.nanmean(row_support.reshape(-1, TILE_ROWS), axis=1) < FLOOR_SUPPORT
+    by_row = np.nanmin(row_support.reshape(-1, TILE_ROWS), axis=1) < FLOOR_SUPPORT
     by_column = np.nanmean(column_support.reshape(grid.n_groups, -1), axis=1) < FLOOR_SUPPORT
     return np.asarray(by_row[:, None] | by_column[None, :])

@@ -19,6 +19,9 @@ Few levels want a range far inside of the extremes (4 levels on a Gaussian: 0.62
 NARROW_LEVELS = 1 << NARROW_BITS
 MIN_LOG_SCALE, MAX_LOG_SCALE = -320, 240
 ZERO_LOG_SCALE = -64
+MAX_SPAN = 240
+"""Log steps between the floor and the largest scale of a row block: one byte stores 255."""
+
 DYNAMIC_OCTAVES = 20
 """Octaves below a row block's largest weight at which a smaller scale gains nothing."""
 
@@ -65,7 +68,7 @@ def search(
     top = (n_levels - 1).clamp(min=1)
     span = high - low
     widest = torch.ceil(LOG_STEPS * torch.log2(span / top))
-    widest = torch.maximum(widest, floor).clamp_(max=MAX_LOG_SCALE)
+    widest = torch.minimum(torch.maximum(widest, floor), floor + MAX_SPAN)
     first, last = _steps(n_levels)
     zeros = _zero_point_candidates(torch.where(span > 0, -low / span * top, _whole_zero(n_levels)), n_levels)
     best: Grid | None = None

@@ -1,0 +1,106 @@
+"""The main path on a tiny network in memory."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import laq
+
+
+def tiny_llama(*, tied: bool = True) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=512,
+        tie_word_embeddings=tied,
+    )
+    module = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(3)
+    return module
+
+
+def batches(**extra: object) -> list[dict[str, object]]:
+    ids = torch.randint(0, 512, (9, 48), generator=torch.Generator().manual_seed(1))
+    return [{"input_ids": row[None], **extra} for row in ids]
+
+
+def test_a_cache_made_by_the_network_does_not_change_the_statistics():
+    network = tiny_llama()
+    without = laq.calibrate(network, batches(use_cache=False))
+    with_cache = laq.calibrate(network, batches())
+    for key, moments in without.moments.items():
+        assert torch.equal(torch.tensor(moments.second), torch.tensor(with_cache.moments[key].second)), key
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_kept_embedding_is_reloaded(tmp_path, tied):
+    result = laq.quantize(
+        tiny_llama(tied=tied), bpw=14.0, data=batches(use_cache=False), keep="embed_tokens", compare=False
+    )
+    result.save(tmp_path / "out")
+    reloaded = laq.load(tmp_path / "out")
+    ids = torch.arange(16)[None]
+    with torch.inference_mode():
+        assert torch.equal(reloaded(input_ids=ids).logits, result.model(input_ids=ids).logits)
+
+
+def test_the_network_keeps_its_mode_and_dropout_does_not_reach_the_numbers():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(64, 128), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(128, 32))
+    data = [(torch.randn(64, 64),) for _ in range(6)]
+    first, second = (laq.quantize(module, bpw=16.0, data=data) for _ in range(2))
+    assert first.record == second.record
+    assert module.training
+
+
+def test_max_kl_holds_on_the_selection_split():
+    module = tiny_llama()
+    result = laq.quantize(module, max_kl=0.05, data=batches(use_cache=False))
+    kept = min(result.comparisons, key=lambda one: one.selection.kl_nats)
+    assert kept.selection.kl_nats <= 0.05
+
+
+def test_the_original_is_left_as_it_is():
+    module = tiny_llama()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    laq.quantize(module, bpw=8.0, data=batches(use_cache=False))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bpw": 4.0, "size": "1MB"},
+        {"max_kl": 0.0},
+        {"bpw": 4.0, "unit": "column"},
+        {"bpw": 4.0, "quantizer": "best"},
+        {"bpw": 4.0, "group_size": 48},
+        {"bpw": 99.0},
+        {"bpw": 0.1},
+    ],
+)
+def test_wrong_requests_are_refused_before_any_work(options):
+    with pytest.raises(laq.LaqError) as error:
+        laq.quantize(tiny_llama(), data=batches(use_cache=False), **options)
+    assert error.value.exit_code == 2
+    assert error.value.hint
+
+
+def test_a_failed_check_leaves_the_old_archive(tmp_path, monkeypatch):
+    result = laq.quantize(tiny_llama(), bpw=12.0, data=batches(use_cache=False), compare=False)
+    result.save(tmp_path / "out")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr("laq.runtime.result.folder_bytes", lambda folder: 1 << 40)
+    with pytest.raises(laq.LaqError, match="over the budget"):
+        result.save(tmp_path / "out")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
