@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from laq.allocation.common import allocate
-from laq.calibration.collect import calibrate
+from laq.calibration.collect import calibrate, hash_batches
 from laq.calibration.data import Splits, builtin_text, token_batch
 from laq.core.curve import Curves
 from laq.core.packing import section_specs
@@ -98,6 +98,9 @@ def fixed_splits(network: Network, text: Path | None) -> Splits:
         return tuple(token_batch(ids[start : start + SEQUENCE]) for start in starts)
 
     n = len(ids)
+    places = (1000, 1000 + 16 * SEQUENCE, n // 2, n // 2 + 5 * SEQUENCE, n - 5 * SEQUENCE - 1000, n - 1000)
+    if list(places) != sorted(places):
+        raise SystemExit(f"error: {n} tokens are too few: the splits would overlap")
     return Splits(
         calibration=cut([1000 + i * SEQUENCE for i in range(16)]),
         selection=cut([n // 2 + i * SEQUENCE for i in range(5)]),
@@ -108,7 +111,7 @@ def fixed_splits(network: Network, text: Path | None) -> Splits:
 
 def cached_stats(network: Network, splits: Splits, work: Path) -> Stats:
     """Calibrate once per network and text."""
-    folder = work / f"stats-{network.content_hash()[:8]}-{splits.source.replace(' ', '-')}"
+    folder = work / f"stats-{network.content_hash()[:8]}-{hash_batches(splits.calibration)[:8]}"
     if not folder.exists():
         calibrate(network, splits.calibration).save(folder)
     return Stats.open(folder)

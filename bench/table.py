@@ -13,6 +13,7 @@ COMMANDS = {
     "whole_model": "bench/whole_model.py --text TEXT",
     "shrinkage": "bench/shrinkage.py --text TEXT",
     "calibration_memory": "bench/calibration_memory.py",
+    "prediction": "bench/prediction.py --text TEXT",
     "cost": "bench/cost.py",
     "determinism": "bench/determinism.py",
     "demo": "make demo",
@@ -59,11 +60,20 @@ def _prediction(rows: list[dict]) -> str:
     measured = np.array([row["kl_nats"] for row in rows])
     ranks = [values.argsort().argsort() for values in (predicted, measured)]
     ratios = measured / predicted
+    table = [
+        {
+            "run": f"{row['bpw']} bpw, {row['quantizer']}, {row['unit']} {row.get('control', '')}".strip(),
+            "predicted": row["predicted_nats"],
+            "measured": row["kl_nats"],
+            "measured / predicted": ratio,
+        }
+        for row, ratio in zip(rows, ratios.tolist(), strict=True)
+    ]
     correlation = np.corrcoef(*ranks)[0, 1]
     return (
         f"## predicted against measured KL\n\nOver the {len(rows)} runs of ladder and whole_model: "
         f"rank correlation {correlation:.3f}; measured / predicted: median {np.median(ratios):.2f}, "
-        f"from {ratios.min():.2f} to {ratios.max():.2f}.\n"
+        f"from {ratios.min():.2f} to {ratios.max():.2f}.\n\n{_table(table)}"
     )
 
 

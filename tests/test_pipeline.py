@@ -86,6 +86,9 @@ def test_the_original_is_left_as_it_is():
         {"bpw": 4.0, "group_size": 48},
         {"bpw": 99.0},
         {"bpw": 0.1},
+        {"bpw": 0.0},
+        {"bpw": float("nan")},
+        {"size": -5},
     ],
 )
 def test_wrong_requests_are_refused_before_any_work(options):
@@ -104,3 +107,29 @@ def test_a_failed_check_leaves_the_old_archive(tmp_path, monkeypatch):
         result.save(tmp_path / "out")
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_plan_of_least_kl_on_the_selection_split_is_kept():
+    result = laq.quantize(tiny_llama(), bpw=10.0, data=batches(use_cache=False))
+    assert {"tile", "tensor", "uniform"} <= {one.label for one in result.comparisons}
+    best = min(result.comparisons, key=lambda one: one.selection.kl_nats)
+    assert result.plan is best.plan
+    assert result.record == best.test
+    assert all(one.plan.size_bytes <= result.plan.budget_bytes for one in result.comparisons)
+    assert best.label in result.verdict
+
+
+def test_selection_and_test_splits_are_other_tokens_than_calibration():
+    result = laq.quantize(tiny_llama(), bpw=10.0, data=batches(use_cache=False))
+    first = result.comparisons[0]
+    hashes = {first.selection.data_hash, first.test.data_hash, result.provenance["data_hash"]}
+    assert len(hashes) == 3
+
+
+def test_a_long_source_still_fits_the_reserved_room(tmp_path):
+    import dataclasses
+
+    network = dataclasses.replace(laq.open_network(tiny_llama()), source="x" * 100_000)
+    result = laq.quantize(network, bpw=12.0, data=batches(use_cache=False), compare=False)
+    folder = result.save(tmp_path / "out")
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= result.plan.size_bytes

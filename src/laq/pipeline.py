@@ -6,7 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from laq.calibration.data import CALIBRATION_TOKENS
+import torch
+
+from laq.calibration.collect import hash_batches
+from laq.calibration.data import CALIBRATION_TOKENS, Splits
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import BudgetError, RequestError
@@ -16,9 +19,12 @@ from laq.core.stats import Stats
 from laq.networks import Network
 from laq.quantizers import QUANTIZERS
 from laq.resources import check_resources
-from laq.runtime.result import Result
+from laq.runtime.result import Result, sidecar_bytes
 from laq.selection import Job, best_plan, smallest_budget
 from laq.steps import Data, Source, calibrate, measure, open_network, splits_of, unit_of
+
+MAX_NAME = 250
+"""Characters of a path that laq.json has room for; the end says most."""
 
 
 def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
@@ -86,8 +92,9 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     splits = splits_of(network, data, tokens=tokens, seed=seed)
     if measured is not None:
         stats, curves = open_measured(measured)
-        network.check_hash(curves.source_hash)
+        network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
         _check_same(curves, quantizer, group_size, scale_format)
+        _check_disjoint(stats, splits)
     else:
         check_resources(network, splits.calibration)
         stats = calibrate(network, splits, seed=seed)
@@ -134,6 +141,15 @@ def _check_same(curves: Curves, quantizer: str, group_size: int, scale_format: s
         )
 
 
+def _check_disjoint(stats: Stats, splits: Splits) -> None:
+    """Refuse data whose selection and test splits may hold what the measurement was calibrated on."""
+    if hash_batches(splits.calibration) != stats.data_hash:
+        raise RequestError(
+            f"measured on other data than {splits.source}: its selection and test splits may overlap",
+            hint="give the same --data, --tokens and --seed as for laq measure",
+        )
+
+
 def _budget(network: Network, bpw: float | None, size: int | str | None) -> int | None:
     """Bytes allowed; refused above the original's size before anything slow happens."""
     if bpw is None and size is None:
@@ -142,7 +158,7 @@ def _budget(network: Network, bpw: float | None, size: int | str | None) -> int 
         budget = bpw_to_bytes(bpw, network.n_params)
     else:
         budget = parse_size(size) if isinstance(size, str) else int(size or 0)
-    smallest = network.n_params // 16 + sum(kept.n_elements for kept in network.kept)
+    smallest = _least_bytes(network)
     if not smallest <= budget <= network.original_bytes:
         low, high = (bytes_to_bpw(n, network.n_params) for n in (smallest, network.original_bytes))
         raise BudgetError(
@@ -154,11 +170,18 @@ def _budget(network: Network, bpw: float | None, size: int | str | None) -> int 
     return budget
 
 
+def _least_bytes(network: Network) -> int:
+    """Bytes that no archive can go below: kept tensors as they are, sidecars, a bit table for the rest."""
+    kept = sum(k.n_elements * int(getattr(torch, k.dtype).itemsize) for k in network.kept)
+    n_weights = sum(weight.shape[0] * weight.shape[1] for weight in network.weights)
+    return kept + sidecar_bytes(network) + n_weights // 64
+
+
 def _provenance(job: Job, verdict: str) -> dict[str, Any]:
     """What made the result."""
     return {
-        "source": job.network.source,
-        "data": job.splits.source,
+        "source": job.network.source[-MAX_NAME:],
+        "data": job.splits.source[-MAX_NAME:],
         "data_hash": job.stats.data_hash,
         "n_tokens": job.stats.n_tokens,
         "seed": job.seed,

@@ -16,6 +16,10 @@ WORKING_BYTES = 1 << 30
 """Activations of one block, logits and one weight in float32: what a step holds besides the network."""
 
 
+PLAN_BYTES = 3
+"""Bytes per weight of three rival plans of four bits: packed once for the archive and once to run."""
+
+
 def check_resources(network: Network, batches: Sequence[Batch]) -> None:
     """Raise ResourceError if calibration will not fit in memory or its files on disk.
 
@@ -27,7 +31,8 @@ def check_resources(network: Network, batches: Sequence[Batch]) -> None:
         Calibration data.
     """
     widths = [weight.shape[1] for weight in network.weights]
-    memory = WORKING_BYTES + 3 * network.n_params // 2 + 12 * max(widths) ** 2
+    memory = WORKING_BYTES + PLAN_BYTES * network.n_params + 32 * max(widths) ** 2
+
     free = psutil.virtual_memory().available
     if memory > free:
         raise ResourceError(
@@ -40,7 +45,7 @@ def check_resources(network: Network, batches: Sequence[Batch]) -> None:
     if disk > free_disk:
         raise ResourceError(
             f"{folder}: calibration parks up to {disk / 1e9:.1f} GB there, {free_disk / 1e9:.1f} GB are free",
-            hint="set TMPDIR to a larger disk, or lower --tokens",
+            hint="set TMPDIR to a larger disk (not one in memory), or lower --tokens",
         )
 
 

@@ -166,12 +166,13 @@ def apply(network: Source, plan: Plan, stats: Stats) -> Result:
     RequestError
         If the plan was made for another network.
     """
-    return apply_all(open_network(network), [plan], stats)[0]
+    opened = open_network(network)
+    opened.check_same(plan.source_hash, (weight.name for weight in plan.weights))
+    return apply_all(opened, [plan], stats)[0]
 
 
 def apply_all(network: Network, plans: Sequence[Plan], stats: Stats) -> list[Result]:
-    """Quantize and pack a network by several plans of one measurement; see `apply`."""
-    network.check_hash(plans[0].source_hash)
+    """Quantize and pack a network by several plans of one measurement of it; see `apply`."""
     packed = apply_plans(network, plans, stats)
     provenance = {"data_hash": stats.data_hash, "n_tokens": stats.n_tokens}
     return [

@@ -214,3 +214,30 @@ def test_hash_depends_on_every_token():
     other[0, 7] = 0
     assert hash_batches([{"input_ids": one}]) != hash_batches([{"input_ids": other}])
     assert hash_batches([{"input_ids": one}]) == hash_batches([(one.clone(),)])
+
+
+class TwiceThrough(nn.Module):
+    """Blocks that do not follow each other: the second one adds the embedding again."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(50, 32)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(32, 32), nn.Tanh()) for _ in range(2))
+        self.lm_head = nn.Linear(32, 50, bias=False)
+
+    def forward(self, input_ids, use_cache=False):
+        embedded = self.embed(input_ids)
+        return self.lm_head(self.layers[1](self.layers[0](embedded) + embedded))
+
+
+def test_blocks_that_are_not_a_chain_are_calibrated_as_a_whole(batches):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = TwiceThrough()
+    network = describe(module)
+    assert network.blocks == "layers"
+    found = calibrate(network, batches, seed=3)
+    plain = calibrate(describe_any(module), batches, seed=3)
+    assert set(found.moments) == set(plain.moments)
+    for key, moments in plain.moments.items():
+        assert np.array_equal(found.moments[key].second, moments.second), key

@@ -45,3 +45,15 @@ def test_folder_that_is_no_archive_is_refused(laq, refused, tiny_llama):
 
 def test_missing_data_are_named(laq, refused, tiny_llama, archive):
     refused(laq("eval", archive, "--reference", tiny_llama, "--data", "absent.txt"), "absent.txt")
+
+
+def test_another_network_of_the_same_size_is_named(laq_well, tiny_llama, archive, tmp_path: Path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_llama, other)
+    tensors = safetensors.numpy.load_file(other / "model.safetensors")
+    first = next(name for name in tensors if "down_proj" in name)
+    tensors[first] = tensors[first] * 1.5
+    safetensors.numpy.save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    done = laq_well("eval", archive, "--reference", other, "--tokens", "512", "--json")
+    assert "two different networks" in done.stderr
+    assert done.content["kl_nats"] > 0

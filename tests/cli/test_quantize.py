@@ -120,7 +120,12 @@ def test_unknown_group_size_is_a_usage_error(laq, tiny_llama, tmp_path):
 
 def test_measurement_of_another_network_is_refused(laq, refused, tiny_llama, measured, tmp_path):
     options = (*QUANTIZE, "--measured", measured, "--keep", "embed")
-    refused(laq("quantize", tiny_llama, "-o", tmp_path / "out", *options), "another network")
+    refused(laq("quantize", tiny_llama, "-o", tmp_path / "out", *options), "another --keep", "embed_tokens")
+
+
+def test_measurement_on_other_data_is_refused(laq, refused, tiny_llama, measured, tmp_path):
+    options = (*QUANTIZE, "--measured", measured, "--seed", "1", "--data", "self")
+    refused(laq("quantize", tiny_llama, "-o", tmp_path / "out", *options), "measured on other data")
 
 
 def test_foreign_output_folder_is_refused_before_loading_and_left_alone(laq, refused, tmp_path):
@@ -133,10 +138,22 @@ def test_foreign_output_folder_is_refused_before_loading_and_left_alone(laq, ref
 def test_archive_at_the_output_is_replaced(laq_well, tiny_llama, measured, archive, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(archive, out)
-    (out / "old").write_text("of the former archive")
+    (out / "tokenizer.old").write_text("of the former archive")
     options = (*QUANTIZE, "--measured", measured, "--no-compare", "--unit", "network")
     laq_well("quantize", tiny_llama, "-o", out, *options)
-    assert not (out / "old").exists()
+    assert not (out / "tokenizer.old").exists()
+
+
+def test_own_files_in_an_archive_are_not_deleted(laq, refused, tiny_llama, archive, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(archive, out)
+    (out / "notes.txt").write_text("precious")
+    refused(laq("quantize", tiny_llama, "-o", out, *QUANTIZE), "notes.txt")
+    assert (out / "notes.txt").read_text() == "precious"
+
+
+def test_an_archive_as_the_model_is_refused(laq, refused, archive, tmp_path):
+    refused(laq("quantize", archive, "-o", tmp_path / "out", *QUANTIZE), "already quantized")
 
 
 def test_full_disk_is_refused_before_loading(laq, refused, tiny_llama, tmp_path, monkeypatch):

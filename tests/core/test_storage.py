@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from laq.core.errors import FormatError, RequestError
-from laq.core.storage import HEADER_NAME, open_value, replaced_folder, save_value, write_text_atomic
+from laq.core.storage import (
+    HEADER_NAME,
+    FolderKind,
+    open_value,
+    replaced_folder,
+    save_value,
+    write_text_atomic,
+)
 
 MARKER = "laq.json"
+KIND = FolderKind(MARKER, ("extra", "own"))
 
 
 def files_of(folder):
@@ -16,12 +24,12 @@ def files_of(folder):
 
 
 def write_ours(folder, content=b"old"):
-    with replaced_folder(folder, marker=MARKER) as partial:
+    with replaced_folder(folder, KIND) as partial:
         (partial / MARKER).write_bytes(content)
 
 
 def test_folder_appears_whole(tmp_path):
-    with replaced_folder(tmp_path / "a" / "out", marker=MARKER) as partial:
+    with replaced_folder(tmp_path / "a" / "out", KIND) as partial:
         (partial / MARKER).write_bytes(b"new")
         assert not (tmp_path / "a" / "out").exists()
     assert files_of(tmp_path) == {"a/out/laq.json": b"new"}
@@ -35,7 +43,7 @@ def test_old_folder_is_replaced_with_all_its_files(tmp_path):
 
 
 def interrupt(folder):
-    with replaced_folder(folder, marker=MARKER) as partial:
+    with replaced_folder(folder, KIND) as partial:
         (partial / MARKER).write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -48,7 +56,7 @@ def test_interrupted_save_leaves_what_was_there(tmp_path):
 
 
 def test_interrupted_first_save_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match="disk full"), replaced_folder(tmp_path / "out", marker=MARKER):
+    with pytest.raises(OSError, match="disk full"), replaced_folder(tmp_path / "out", KIND):
         raise OSError("disk full")
     assert list(tmp_path.iterdir()) == []
 
@@ -155,3 +163,25 @@ def test_array_outside_of_the_folder_is_refused(folder):
     np.save(folder.parent / "secret.npy", np.ones(1))
     with pytest.raises(FormatError, match="damaged array"):
         open_value(folder, "stats")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "own"])
+def test_what_the_user_put_into_our_folder_is_not_deleted(tmp_path, name):
+    out = tmp_path / "out"
+    write_ours(out)
+    if name == "own":
+        (out / "own" / "deep").mkdir(parents=True)  # an allowed name, as a folder: ours
+        write_ours(out, b"new")
+        assert files_of(tmp_path) == {"out/laq.json": b"new"}
+        return
+    (out / name).write_text("precious")
+    with pytest.raises(RequestError, match=name):
+        write_ours(out, b"new")
+    assert (out / name).read_text() == "precious"
+
+
+def test_a_value_of_another_kind_is_not_replaced(tmp_path):
+    save_value(tmp_path / "v", "stats", {}, {"a": np.zeros(2)})
+    with pytest.raises(RequestError, match="holds stats, not curves"):
+        save_value(tmp_path / "v", "curves", {}, {})
+    assert open_value(tmp_path / "v", "stats")[1]["a"].tolist() == [0, 0]

@@ -12,7 +12,8 @@ from torch import nn
 
 import laq
 from laq.core.errors import FormatError, LaqError
-from laq.io.archive import MANIFEST, open_archive, verify_hashes
+from laq.io.archive import open_archive, verify_hashes
+from laq.io.manifest import MANIFEST
 
 SHARD = "packed-00001-of-00001.safetensors"
 

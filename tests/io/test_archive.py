@@ -11,7 +11,8 @@ from torch import nn
 import laq
 from laq.core.errors import FormatError, RequestError
 from laq.core.scheme import ScaleFormat
-from laq.io.archive import MANIFEST, folder_bytes, open_archive, verify_hashes
+from laq.io.archive import folder_bytes, open_archive, verify_hashes
+from laq.io.manifest import MANIFEST
 from laq.io.safetensors import read_header
 from laq.kernels.reference import dequantize
 
@@ -167,7 +168,7 @@ def test_scales_survive_as_they_are(result, folder):
 
 
 def test_archive_is_replaced_by_the_next(result, copied):
-    (copied / "left-over").write_text("of another version")
+    (copied / "tokenizer.old").write_text("of another version")
     result.save(copied)
     assert sorted(f.name for f in copied.iterdir()) == [MANIFEST, "packed-00001-of-00001.safetensors"]
 

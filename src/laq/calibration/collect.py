@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -48,12 +48,21 @@ def calibrate(network: Network, batches: Sequence[Batch], *, seed: int = 0) -> S
     """
     if not batches:
         raise DataError("no calibration data", hint="pass a text file with --data")
-    pass_ = _Pass(network, batches, torch.Generator().manual_seed(seed), Collector(Spool()))
+
+    def new_pass(blocks: str) -> _Pass:
+        own = replace(network, blocks=blocks)
+        return _Pass(own, batches, torch.Generator().manual_seed(seed), Collector(Spool()))
+
+    pass_ = new_pass(network.blocks)
     with _frozen(network.module), torch.enable_grad():
-        if network.blocks:
-            pass_.blockwise()
-        else:
+        if not network.blocks:
             pass_.whole()
+        else:
+            try:
+                pass_.blockwise()
+            except _NotAChainError:
+                pass_ = new_pass("")
+                pass_.whole()
     return _stats(network, pass_.collector, hash_batches(batches))
 
 
@@ -96,6 +105,10 @@ class _ReachedFirstBlock(Exception):  # noqa: N818 - not an error: it ends a for
     def __init__(self, hidden: torch.Tensor) -> None:
         super().__init__()
         self.hidden = hidden
+
+
+class _NotAChainError(Exception):
+    """A block's input is not the output of the block before it, so gradients cannot pass block by block."""
 
 
 @dataclass(slots=True)
@@ -151,10 +164,17 @@ class _Pass:
             last.append(hidden.detach().requires_grad_())
             return last[0] if isinstance(output, torch.Tensor) else (last[0], *output[1:])
 
+        before: list[torch.Tensor] = []
+
+        def remember(module: nn.Module, args: Any, output: Any) -> None:
+            del module, args
+            before[:] = [output if isinstance(output, torch.Tensor) else output[0]]
+
         hooks = [
-            block.register_forward_pre_hook(self._keep(i, index), with_kwargs=True)
+            block.register_forward_pre_hook(self._keep(i, index, before), with_kwargs=True)
             for i, block in enumerate(blocks)
         ]
+        hooks += [block.register_forward_hook(remember) for block in blocks]
         hooks.append(blocks[-1].register_forward_hook(cut))
         outputs: list[torch.Tensor] = []
         head = self._head()
@@ -172,10 +192,12 @@ class _Pass:
         self.collector.spool.put(f"gradient-{index}", last[0].grad)
         self.collector.seen.clear()
 
-    def _keep(self, block: int, index: int) -> Callable[..., None]:
+    def _keep(self, block: int, index: int, before: Sequence[torch.Tensor]) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             del module
             hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
+            if block and not (before and before[0].data_ptr() == hidden.data_ptr()):
+                raise _NotAChainError
             self.collector.spool.put(f"input-{block}-{index}", hidden)
             # a cache would be filled a second time when the block runs again
             left_out = ("hidden_states", "past_key_values", "past_key_value")

@@ -44,6 +44,7 @@ def evaluate(
         module = module_of(archive)
         network = opened_network(reference)
         _check_same(network, archive.manifest.n_params, out_folder)
+        _warn_if_other(network, archive.manifest.provenance, out_folder)
         record = run(
             module,
             reference=network,
@@ -70,6 +71,15 @@ def _check_same(network: Network, n_params: int, folder: Path) -> None:
         raise RequestError(
             f"{folder}: made from a network of {n_params} weights, {network.source} has {network.n_params}",
             hint="give the original with --reference",
+        )
+
+
+def _warn_if_other(network: Network, provenance: Any, folder: Path) -> None:
+    if network.content_hash() != provenance.get("source_hash"):
+        print(
+            f"warning: {network.source} is not the network that {folder} was made from: "
+            "the result compares two different networks",
+            file=sys.stderr,
         )
 
 

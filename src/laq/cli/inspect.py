@@ -54,7 +54,7 @@ def inspect(path: PathArgument, as_json: AsJson = False, debug: Debug = False) -
 
 def _read(path: Path) -> _Content:
     from laq.core.errors import RequestError
-    from laq.io.archive import MANIFEST
+    from laq.io.manifest import MANIFEST
 
     if (path / MANIFEST).is_file():
         return _read_archive(path)

@@ -58,13 +58,13 @@ def measure(
         start = time.perf_counter()
         from laq.cli.loading import opened_network
         from laq.cli.paths import check_output, stored_bytes
-        from laq.core.storage import HEADER_NAME
+        from laq.core.storage import VALUE_FOLDER
         from laq.resources import check_resources
         from laq.steps import calibrate, splits_of
         from laq.steps import measure as run
 
         for name in ("stats", "curves"):
-            check_output(output / name, marker=HEADER_NAME, size_bytes=stored_bytes(model))
+            check_output(output / name, VALUE_FOLDER, size_bytes=stored_bytes(model))
         network = opened_network(model, keep=keep, quantizer=quantizer)
         splits = splits_of(network, data, tokens=tokens, seed=seed)
         check_resources(network, splits.calibration)

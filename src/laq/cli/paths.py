@@ -7,18 +7,18 @@ import shutil
 from pathlib import Path
 
 from laq.core.errors import RequestError, ResourceError
-from laq.core.storage import check_replaceable
+from laq.core.storage import FolderKind, check_replaceable
 
 
-def check_output(folder: Path, *, marker: str, size_bytes: int) -> None:
+def check_output(folder: Path, kind: FolderKind, *, size_bytes: int) -> None:
     """Raise unless a folder can be written.
 
     Parameters
     ----------
     folder : Path
         Free, empty, or ours to replace.
-    marker : str
-        File that shows that a folder is ours.
+    kind : FolderKind
+        How a folder of ours is told.
     size_bytes : int
         Room that it will take at most.
 
@@ -29,7 +29,7 @@ def check_output(folder: Path, *, marker: str, size_bytes: int) -> None:
     ResourceError
         If the disk lacks room.
     """
-    check_replaceable(folder, marker=marker)
+    check_replaceable(folder, kind)
     parent = _existing_parent(folder)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise RequestError(f"{folder}: {parent} cannot be written", hint="choose another output path")

@@ -114,9 +114,9 @@ def _open(model: str, output: Path, *, keep: str | None, quantizer: str) -> Any:
     """Check what can be checked at once, then load."""
     from laq.cli.loading import opened_network
     from laq.cli.paths import check_output, stored_bytes
-    from laq.io.archive import MANIFEST
+    from laq.io.archive import ARCHIVE_FOLDER
 
-    check_output(output, marker=MANIFEST, size_bytes=stored_bytes(model))
+    check_output(output, ARCHIVE_FOLDER, size_bytes=stored_bytes(model))
     return opened_network(model, keep=keep, quantizer=quantizer)
 
 

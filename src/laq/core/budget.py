@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from laq.core.errors import BudgetError
@@ -31,7 +32,15 @@ def parse_size(text: str) -> int:
 
 
 def bpw_to_bytes(bpw: float, n_params: int) -> int:
-    """Return the bytes that an average of `bpw` bits allows for `n_params` weights."""
+    """Return the bytes that an average of `bpw` bits allows for `n_params` weights.
+
+    Raises
+    ------
+    BudgetError
+        If `bpw` is not a positive number.
+    """
+    if not 0 < bpw < math.inf:
+        raise BudgetError(f"{bpw} bits per weight is not a positive number", hint="for example 4.0")
     return int(bpw * n_params / 8)
 
 

@@ -48,11 +48,9 @@ def importance_of(stats: Stats, name: str, *, prior_samples: float | None = None
     CalibrationError
         If statistics are missing or not finite.
     """
-    if name not in stats.uses:
-        raise CalibrationError(f"{name}: calibration saw no use of this weight")
     prior = PRIOR_SAMPLES if prior_samples is None else prior_samples
     rows, hessians, row_support, column_support = [], [], [], []
-    for use in stats.uses[name]:
+    for use in stats.uses_of(name):
         columns_moments, rows_moments = stats.moments[use.columns], stats.moments[use.rows]
         hessians.append(shrink_matrix(columns_moments, prior).astype(np.float64))
         rows.append(shrink(rows_moments, prior))

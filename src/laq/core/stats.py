@@ -94,6 +94,21 @@ class Stats:
     n_tokens: int
     data_hash: str
 
+    def uses_of(self, name: str) -> tuple[Use, ...]:
+        """Return the uses of weight `name`.
+
+        Raises
+        ------
+        CalibrationError
+            If calibration saw none.
+        """
+        if not self.uses.get(name):
+            raise CalibrationError(
+                f"{name}: calibration saw no use of this weight",
+                hint="calibrate this network, with the same --keep",
+            )
+        return self.uses[name]
+
     def merge(self, other: Stats) -> Stats:
         """Return the statistics over the data of both; they must be of the same network.
 

@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,42 @@ MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, Arithm
 """What reading a JSON file raises that is missing, or holds something else than expected."""
 
 
+@dataclass(frozen=True, slots=True)
+class FolderKind:
+    """How a folder that laq wrote is told from the user's own.
+
+    Parameters
+    ----------
+    marker : str
+        File that is always in it.
+    patterns : tuple of str
+        Names of its other files, as glob patterns; of folders in it, exactly.
+    """
+
+    marker: str
+    patterns: tuple[str, ...]
+
+    def foreign(self, path: Path) -> list[str]:
+        """Return the names in an existing folder that laq did not write."""
+        allowed = (self.marker, *self.patterns)
+        return sorted(
+            entry.name
+            for entry in path.iterdir()
+            if not any(fnmatchcase(entry.name, pattern) for pattern in allowed)
+            or (entry.is_dir() and entry.name not in allowed)
+        )
+
+
 @contextmanager
-def replaced_folder(path: Path, *, marker: str) -> Iterator[Path]:
+def replaced_folder(path: Path, kind: FolderKind) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes its place when the block ends without error.
 
     Parameters
     ----------
     path : Path
-        The folder to write. If it exists it must be empty or hold `marker`.
-    marker : str
-        File name that shows that a folder is ours to replace.
+        The folder to write. If it exists it must be empty or hold only what laq wrote.
+    kind : FolderKind
+        How that is told.
 
     Raises
     ------
@@ -40,7 +68,7 @@ def replaced_folder(path: Path, *, marker: str) -> Iterator[Path]:
         If `path` holds something that laq did not write.
     """
     path = path.resolve()
-    check_replaceable(path, marker=marker)
+    check_replaceable(path, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     partial.chmod(0o755)
@@ -51,14 +79,20 @@ def replaced_folder(path: Path, *, marker: str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_replaceable(path: Path, *, marker: str) -> None:
-    """Raise RequestError unless `path` is free, an empty folder, or a folder that holds `marker`."""
+def check_replaceable(path: Path, kind: FolderKind) -> None:
+    """Raise RequestError unless `path` is free, an empty folder, or one that holds only what laq wrote."""
     if not path.exists():
         return
-    if not path.is_dir() or (any(path.iterdir()) and not (path / marker).is_file()):
+    if not path.is_dir() or (any(path.iterdir()) and not (path / kind.marker).is_file()):
         raise RequestError(
-            f"{path}: exists and was not written by laq (no {marker} in it)",
+            f"{path}: exists and was not written by laq (no {kind.marker} in it)",
             hint="choose another output path, or move it away yourself",
+        )
+    foreign = kind.foreign(path)
+    if foreign:
+        raise RequestError(
+            f"{path}: replacing it would delete files that laq did not write: {', '.join(foreign[:5])}",
+            hint="choose another output path, or move these files away",
         )
 
 
@@ -76,6 +110,9 @@ def _swap(partial: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+VALUE_FOLDER = FolderKind(HEADER_NAME, ("[0-9]" * 5 + ".npy",))
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a text file beside and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,14 +125,33 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def save_value(path: Path, kind: str, header: Json, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write a value of class `kind`: `header` as JSON, every array as .npy."""
-    with replaced_folder(path, marker=HEADER_NAME) as partial:
+    """Write a value of class `kind`: `header` as JSON, every array as .npy.
+
+    Raises
+    ------
+    RequestError
+        If `path` holds a value of another class, or something that laq did not write.
+    """
+    _check_same_kind(path, kind)
+    with replaced_folder(path, VALUE_FOLDER) as partial:
         names = {}
         for index, (name, array) in enumerate(arrays.items()):
             names[name] = f"{index:05d}.npy"
             np.save(partial / names[name], np.ascontiguousarray(array), allow_pickle=False)
         content = {"kind": kind, "version": 1, "header": header, "arrays": names}
         (partial / HEADER_NAME).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _check_same_kind(path: Path, kind: str) -> None:
+    header = path / HEADER_NAME
+    if not header.is_file():
+        return
+    try:
+        found = json.loads(header.read_text(encoding="utf-8"))["kind"]
+    except MALFORMED:
+        return  # damaged: nothing of value is lost
+    if found != kind:
+        raise RequestError(f"{path}: holds {found}, not {kind}", hint="choose another output path")
 
 
 @contextmanager

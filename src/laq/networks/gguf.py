@@ -26,7 +26,7 @@ def load_gguf(path: Path) -> Network:
     _check_types(header, path)
     original_bytes = sum(tensor.size_bytes for tensor in header.tensors)
     n_params = sum(_n_elements(tensor.shape) for tensor in header.tensors)
-    dtype = choose_dtype(n_params, 2 * n_params, source=str(path))
+    dtype = choose_dtype(n_params, 4 * n_params, source=str(path))  # transformers dequantizes to float32
     try:
         # transformers 5.23 draws a bar of its own here that no setting turns off
         with contextlib.redirect_stderr(io.StringIO()):

@@ -33,6 +33,11 @@ def load_network(source: str | Path) -> Network:
         from laq.networks.gguf import load_gguf
 
         return load_gguf(path)
+    if (path / "laq.json").is_file():
+        raise NetworkError(
+            f"{path}: is a laq archive, already quantized",
+            hint="give the original; `laq eval` and `laq inspect` take archives",
+        )
     if path.is_dir():
         from laq.networks.transformers import load_folder
 

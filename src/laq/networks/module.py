@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from laq.core.errors import NetworkError, RequestError
+from laq.networks.tensors import SAFETENSORS_NAMES
 
 Batch = Mapping[str, Any] | Sequence[Any]
 """Arguments of one forward call: module(**batch) or module(*batch)."""
@@ -134,18 +135,24 @@ class Network:
             self, weights=tuple(w for w in self.weights if w.name not in names), kept=self.kept + kept
         )
 
-    def check_hash(self, expected: str) -> None:
-        """Raise RequestError unless this is the network that `expected` was computed from."""
-        if self.content_hash() != expected:
+    def check_same(self, source_hash: str, names: Iterable[str]) -> None:
+        """Raise RequestError unless a plan or measurement of weights `names` was made for this network."""
+        if self.content_hash() != source_hash:
             raise RequestError(
                 f"{self.source}: plan or measurement was made for another network",
-                hint="measure this network, with the same --keep",
+                hint="measure this network",
+            )
+        different = {weight.name for weight in self.weights} ^ set(names)
+        if different:
+            raise RequestError(
+                f"{self.source}: plan or measurement was made with another --keep: {min(different)}",
+                hint="measure again, or give the same --keep",
             )
 
     def content_hash(self) -> str:
-        """Return sha256 over the names and bytes of all stored tensors."""
+        """Return sha256 over the names and bytes of all stored tensors, whatever --keep leaves alone."""
         digest = hashlib.sha256()
-        for name in [w.name for w in self.weights] + [t.name for t in self.kept]:
+        for name in sorted([w.name for w in self.weights] + [t.name for t in self.kept]):
             tensor = stored_tensor(self.module, name)
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
@@ -233,6 +240,7 @@ def describe(
         source=source,
         original_bytes=original_bytes if original_bytes is not None else _bytes_of(module, weights, kept),
     )
+    _check_storable(network)
     _check_finite(network)
     return network
 
@@ -300,6 +308,16 @@ def _find_blocks(module: nn.Module) -> str:
 def _bytes_of(module: nn.Module, weights: Sequence[WeightRef], kept: Sequence[KeptTensor]) -> int:
     names = [w.name for w in weights] + [t.name for t in kept]
     return sum(t.numel() * t.element_size() for t in (stored_tensor(module, name) for name in names))
+
+
+def _check_storable(network: Network) -> None:
+    storable = {dtype_name(dtype) for dtype in SAFETENSORS_NAMES}
+    bad = [f"{kept.name} ({kept.dtype})" for kept in network.kept if kept.dtype not in storable]
+    if bad:
+        raise NetworkError(
+            f"{network.source}: types that safetensors cannot hold: {', '.join(bad[:8])}",
+            hint="convert them, or register the buffers with persistent=False",
+        )
 
 
 def _check_finite(network: Network) -> None:

@@ -13,20 +13,10 @@ import torch
 from torch import nn
 
 from laq.core.errors import FormatError, NetworkError, RequestError, ResourceError
+from laq.io.archive import SIDECAR_PATTERNS
 from laq.io.safetensors import read_header
 from laq.networks.module import Network, describe
 
-SIDECAR_PATTERNS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "chat_template*",
-    "*.model",
-)
 FLOAT32_SHARE = 0.4
 """Share of the machine's memory up to which a network is loaded in float32 whatever its files hold."""
 
@@ -111,7 +101,7 @@ def load_from_hub(name: str) -> Network:
 
     try:
         folder = snapshot_download(
-            name, allow_patterns=[*SIDECAR_PATTERNS, "*.safetensors", "*.safetensors.index.json"]
+            name, allow_patterns=[*SIDECAR_PATTERNS, "model*.safetensors", "*.safetensors.index.json"]
         )
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
@@ -143,17 +133,17 @@ def checkpoint_files(folder: Path) -> list[Path]:
         if missing:
             raise NetworkError(f"{folder}: shards missing: {', '.join(missing)}", hint="download them again")
         return files
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
+    single = folder / "model.safetensors"
+    if not single.is_file():
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         raise NetworkError(
-            f"{folder}: no .safetensors files"
+            f"{folder}: no model.safetensors"
             + (", only pickled weights, which can run code" if pickled else ""),
             hint="convert it once with save_pretrained(..., safe_serialization=True)"
             if pickled
             else "check the path",
         )
-    return files
+    return [single]
 
 
 def _config(transformers: Any, folder: Path) -> Any:
@@ -213,12 +203,23 @@ def check_complete(info: dict[str, Any], source: str) -> None:
 
 
 def load_tokenizer(transformers: Any, folder: Path, **kwargs: Any) -> Any:
-    """Return the tokenizer of a folder, or None if it has none."""
+    """Return the tokenizer of a folder, or None if it has none.
+
+    Raises
+    ------
+    RequestError
+        If a package that it needs is missing.
+    """
     try:
         return transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **kwargs
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError):
+    except ImportError as error:
+        raise RequestError(
+            f"{folder}: its tokenizer needs a package that is not installed: {first_line(error)}",
+            hint="install what it names",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

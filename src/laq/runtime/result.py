@@ -22,14 +22,13 @@ from laq.core.plan import Plan
 from laq.core.record import Record
 from laq.core.scheme import ScaleFormat
 from laq.io.archive import (
-    Manifest,
-    WeightEntry,
     archive_tensors,
     fixed_bytes,
     folder_bytes,
     open_archive,
     save_archive,
 )
+from laq.io.manifest import Manifest, WeightEntry
 from laq.io.safetensors import RawTensor
 from laq.networks.module import Network, evaluation_mode, stored_tensor
 from laq.networks.tensors import SAFETENSORS_NAMES, to_raw

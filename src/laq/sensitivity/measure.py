@@ -79,7 +79,7 @@ def _measure_family(
     network: Network, family: Sequence[WeightRef], stats: Stats, encoding: _Encoding
 ) -> Measured:
     """Measure weights that share an input: one factor, one order of columns."""
-    key = f"{stats.uses[family[0].name][0].columns}.column_permutation"
+    key = f"{stats.uses_of(family[0].name)[0].columns}.column_permutation"
     order: IndexArray | None = None
     feedback: Feedback | None = None
     curves = []
@@ -98,7 +98,7 @@ def group_by_input(weights: Sequence[WeightRef], stats: Stats) -> list[list[Weig
     """Return weights that share the moments of their input together, in order of first appearance."""
     families: dict[str, list[WeightRef]] = {}
     for weight in weights:
-        families.setdefault(stats.uses[weight.name][0].columns, []).append(weight)
+        families.setdefault(stats.uses_of(weight.name)[0].columns, []).append(weight)
     return list(families.values())
 
 

@@ -59,7 +59,7 @@ def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[d
 def _families(plan: Plan, stats: Stats) -> list[list[str]]:
     families: dict[str, list[str]] = {}
     for weight in plan.weights:
-        families.setdefault(stats.uses[weight.name][0].columns, []).append(weight.name)
+        families.setdefault(stats.uses_of(weight.name)[0].columns, []).append(weight.name)
     return list(families.values())
 
 

@@ -1,0 +1,174 @@
+"""laq.json: what an archive holds, how it was made and what it costs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from laq.core.errors import FormatError
+from laq.core.groups import GROUP_SIZES, TileGrid
+from laq.core.scheme import ScaleFormat
+from laq.core.storage import MALFORMED
+
+MANIFEST = "laq.json"
+ARCHIVE_VERSION = 1
+SHARD_NAME = re.compile(r"[\w-][\w.-]*")
+SUMMARY_RESERVE = 6144
+"""Bytes kept in laq.json for the plan's summary, provenance and record, whose length is not known before."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightEntry:
+    """What laq.json says of a packed weight.
+
+    Parameters
+    ----------
+    name, kind, modules, dtype
+        As in `laq.networks.WeightRef`.
+    shape : [n_rows, n_columns]
+        Before padding.
+    group_size : int
+        Columns that share a scale.
+    column_order : str
+        Tensor that holds the shared column permutation, empty if there is none.
+    tiles : mapping
+        Number of tiles of each format.
+    sha256 : str
+        Over the bytes of all its sections, in file order.
+    """
+
+    name: str
+    kind: str
+    modules: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, int]
+    group_size: int
+    column_order: str
+    tiles: Mapping[str, int]
+    sha256: str = ""
+
+    @property
+    def grid(self) -> TileGrid:
+        """Shape and group size."""
+        return TileGrid(*self.shape, self.group_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Content of laq.json.
+
+    Parameters
+    ----------
+    architecture : str
+        "transformers", or "module" for a network given in memory.
+    weights : tuple of WeightEntry
+        Packed weights.
+    kept : mapping of name to sha256
+        Tensors stored as they were.
+    column_permutations : mapping of name to sha256
+        Shared orders of columns.
+    scale_format : ScaleFormat
+        How scales are stored.
+    plan, provenance, record : mapping
+        Summary of the plan; source hash, data hash, seed and versions; what evaluation measured.
+    shards : tuple of str
+        Files that hold the tensors.
+    """
+
+    architecture: str
+    weights: tuple[WeightEntry, ...]
+    kept: Mapping[str, str]
+    column_permutations: Mapping[str, str]
+    scale_format: ScaleFormat
+    plan: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    record: Mapping[str, Any]
+    shards: tuple[str, ...] = ()
+
+    @property
+    def n_params(self) -> int:
+        """Weights of the network, the denominator of bits per weight."""
+        return int(self.plan["n_params"])
+
+
+def manifest_reserve_bytes(manifest: Manifest) -> int:
+    """Return the size to which laq.json is padded, so that an archive's size is known before its content."""
+    weights = sum(
+        360 + len(e.name) + sum(len(path) + 3 for path in e.modules) + len(e.column_order)
+        for e in manifest.weights
+    )
+    hashed = sum(len(name) + 72 for name in (*manifest.kept, *manifest.column_permutations))
+    return SUMMARY_RESERVE + weights + hashed
+
+
+def padded(text: str, manifest: Manifest) -> str:
+    """Return laq.json's text at the size that was reserved for it."""
+    return text.ljust(manifest_reserve_bytes(manifest) - 1) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read laq.json.
+
+    Raises
+    ------
+    FormatError
+        If it is missing, of a later version, or damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FormatError(
+            f"{folder}: not a laq archive, {MANIFEST} is missing", hint="make one with `laq quantize`"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != "laq-archive":
+            raise ValueError(f"format is {content['format']!r}")
+        if content["version"] != ARCHIVE_VERSION:
+            raise FormatError(
+                f"{path}: archive version {content['version']!r}, this laq reads {ARCHIVE_VERSION}",
+                hint="install a newer laq",
+            )
+        return _manifest_from_json(content)
+    except MALFORMED as error:
+        raise FormatError(f"{path}: damaged ({error})", hint="copy or quantize it again") from error
+
+
+def _manifest_from_json(content: dict[str, Any]) -> Manifest:
+    weights = tuple(_weight_entry(fields) for fields in content["weights"])
+    if not all(SHARD_NAME.fullmatch(shard) for shard in content["shards"]):
+        raise ValueError("shard outside of the folder")
+    return Manifest(
+        architecture=str(content["architecture"]),
+        weights=weights,
+        kept=dict(content["kept"]),
+        column_permutations=dict(content["column_permutations"]),
+        scale_format=ScaleFormat(content["scale_format"]),
+        plan={**content["plan"], "n_params": int(content["plan"]["n_params"])},
+        provenance=dict(content["provenance"]),
+        record=dict(content["record"]),
+        shards=tuple(content["shards"]),
+    )
+
+
+def _weight_entry(fields: dict[str, Any]) -> WeightEntry:
+    entry = WeightEntry(**{**fields, "shape": _pair(fields["shape"]), "modules": tuple(fields["modules"])})
+    texts = (entry.name, entry.kind, entry.dtype, entry.column_order, entry.sha256, *entry.modules)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{entry.name}: holds something else where text is expected")
+    sizes = (*entry.shape, entry.group_size)
+    if entry.group_size not in GROUP_SIZES or not all(_is_size(n) for n in sizes):
+        raise ValueError(f"{entry.name}: shape {entry.shape}, group size {entry.group_size}")
+    return entry
+
+
+def _pair(values: list[int]) -> tuple[int, int]:
+    first, second = values
+    return first, second
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 32
