@@ -1,4 +1,4 @@
-"""Where does the predicted loss go wrong? The same codes scaled down, one part at a time, seen and unseen text."""
+"""Where does the predicted loss go wrong? Errors scaled down, one part at a time, seen and unseen text."""
 
 from __future__ import annotations
 
