@@ -63,9 +63,12 @@ def test_the_network_keeps_its_mode_and_dropout_does_not_reach_the_numbers():
 
 def test_max_kl_holds_on_the_selection_split():
     module = tiny_llama()
-    result = laq.quantize(module, max_kl=0.05, data=batches(use_cache=False))
+    result = laq.quantize(module, max_kl=0.005, data=batches(use_cache=False))
     kept = min(result.comparisons, key=lambda one: one.selection.kl_nats)
-    assert kept.selection.kl_nats <= 0.05
+    assert kept.selection.kl_nats <= 0.005
+    smaller = laq.quantize(module, size=int(0.97 * result.plan.budget_bytes), data=batches(use_cache=False))
+    requested = next(one for one in smaller.comparisons if one.label == "tile")
+    assert requested.selection.kl_nats > 0.005
 
 
 def test_the_original_is_left_as_it_is():

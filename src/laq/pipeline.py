@@ -88,7 +88,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         raise RequestError(f"max_kl {max_kl} is not a positive number", hint="for example max_kl=0.1")
     _check_options(unit, quantizer, group_size, scale_format, control)
     network = open_network(source, keep=keep)
-    budget = _budget(network, bpw, size)
+    budget = budget_bytes(network, bpw, size)
     splits = splits_of(network, data, tokens=tokens, seed=seed)
     if measured is not None:
         stats, curves = open_measured(measured)
@@ -105,7 +105,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )
-    return result.updated(provenance=_provenance(job, result.verdict))
+    return result.updated(provenance=_provenance(job, result.verdict, tokens))
 
 
 def _check_options(
@@ -127,7 +127,10 @@ def _check_options(
 
 def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
     """Open what `laq measure` wrote: the folders `stats` and `curves`."""
-    return Stats.open(Path(folder) / "stats"), Curves.open(Path(folder) / "curves")
+    stats, curves = Stats.open(Path(folder) / "stats"), Curves.open(Path(folder) / "curves")
+    if stats.data_hash != curves.data_hash:
+        raise RequestError(f"{folder}: stats and curves are not of the same run", hint="measure again")
+    return stats, curves
 
 
 def _check_same(curves: Curves, quantizer: str, group_size: int, scale_format: str) -> None:
@@ -150,8 +153,14 @@ def _check_disjoint(stats: Stats, splits: Splits) -> None:
         )
 
 
-def _budget(network: Network, bpw: float | None, size: int | str | None) -> int | None:
-    """Bytes allowed; refused above the original's size before anything slow happens."""
+def budget_bytes(network: Network, bpw: float | None, size: int | str | None) -> int | None:
+    """Return the bytes that `bpw` or `size` allow, None if neither is given.
+
+    Raises
+    ------
+    BudgetError
+        If that is above the original's size or below what cannot be saved; before anything slow happens.
+    """
     if bpw is None and size is None:
         return None
     if bpw is not None:
@@ -177,13 +186,14 @@ def _least_bytes(network: Network) -> int:
     return kept + sidecar_bytes(network) + n_weights // 64
 
 
-def _provenance(job: Job, verdict: str) -> dict[str, Any]:
+def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
     """What made the result."""
     return {
         "source": job.network.source[-MAX_NAME:],
         "data": job.splits.source[-MAX_NAME:],
         "data_hash": job.stats.data_hash,
         "n_tokens": job.stats.n_tokens,
+        "tokens_asked_for": tokens,
         "seed": job.seed,
         "verdict": verdict,
     }

@@ -20,6 +20,10 @@ PLAN_BYTES = 3
 """Bytes per weight of three rival plans of four bits: packed once for the archive and once to run."""
 
 
+FACTOR_BYTES = 56
+"""Bytes per element of a weight's second moments while it is measured: float64 copies and their factors."""
+
+
 def check_resources(network: Network, batches: Sequence[Batch]) -> None:
     """Raise ResourceError if calibration will not fit in memory or its files on disk.
 
@@ -31,7 +35,7 @@ def check_resources(network: Network, batches: Sequence[Batch]) -> None:
         Calibration data.
     """
     widths = [weight.shape[1] for weight in network.weights]
-    memory = WORKING_BYTES + PLAN_BYTES * network.n_params + 32 * max(widths) ** 2
+    memory = WORKING_BYTES + PLAN_BYTES * network.n_params + _factor_bytes(widths)
 
     free = psutil.virtual_memory().available
     if memory > free:
@@ -47,6 +51,12 @@ def check_resources(network: Network, batches: Sequence[Batch]) -> None:
             f"{folder}: calibration parks up to {disk / 1e9:.1f} GB there, {free_disk / 1e9:.1f} GB are free",
             hint="set TMPDIR to a larger disk (not one in memory), or lower --tokens",
         )
+
+
+def _factor_bytes(widths: Sequence[int]) -> int:
+    """Second moments and inverse factors of the widest weights, as many as are worked on side by side."""
+    side_by_side = min(torch.get_num_threads(), len(widths))
+    return FACTOR_BYTES * sum(width**2 for width in sorted(widths)[-side_by_side:])
 
 
 def _block_inputs(network: Network, batches: Sequence[Batch]) -> int:

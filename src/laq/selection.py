@@ -65,18 +65,19 @@ def _candidates(job: Job, budget: int, *, compare: bool) -> dict[str, Plan]:
         )
 
     free = plan(job.unit, control=job.control, floor=False)
+    label = f"{job.unit}, below two bits"
     try:
-        plans = {job.unit: plan(job.unit, control=job.control)}
+        plans, floor = {job.unit: plan(job.unit, control=job.control)}, True
     except BudgetError:
-        return {f"{job.unit}, below two bits": free}
+        plans, floor = {label: free}, False
     if not compare or job.control is not None:
         return plans
-    if free.predicted_loss_nats <= NO_FLOOR_GAIN * plans[job.unit].predicted_loss_nats:
-        plans[f"{job.unit}, below two bits"] = free
-    for label, unit, allocator in (("tensor", "tensor", "lagrange"), ("uniform", "tensor", "uniform")):
-        if label not in plans:
+    if floor and free.predicted_loss_nats <= NO_FLOOR_GAIN * plans[job.unit].predicted_loss_nats:
+        plans[label] = free
+    for rival, unit, allocator in (("tensor", "tensor", "lagrange"), ("uniform", "tensor", "uniform")):
+        if rival not in plans:
             try:
-                plans[label] = plan(unit, allocator)
+                plans[rival] = plan(unit, allocator, floor=floor)
             except BudgetError:
                 continue
     return plans
@@ -125,7 +126,8 @@ def _where_predicted(job: Job, loss_nats: float, low: int, high: int) -> int:
     first, last = low + margin, high - margin
     for _ in range(20):
         middle = (first + last) // 2
-        if allocate(job.curves, size=middle, unit=job.unit, seed=job.seed).predicted_loss_nats > loss_nats:
+        plan = allocate(job.curves, size=middle, unit=job.unit, control=job.control, seed=job.seed)
+        if plan.predicted_loss_nats > loss_nats:
             first = middle
         else:
             last = middle

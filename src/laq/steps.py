@@ -134,11 +134,15 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     control: str | None = None,
     floor: bool = True,
     seed: int = 0,
+    target: str = "laq",
 ) -> Plan:
     """Choose a format for every tile within a budget; takes seconds, no torch.
 
-    See `laq.allocation.common.allocate`; give either `bpw` or `size` (bytes, or text like "60MB").
+    See `laq.allocation.common.allocate`; give either `bpw` or `size` (bytes, or text like "60MB"). The only
+    target so far is laq's own archive.
     """
+    if target != "laq":
+        raise RequestError(f"unknown target {target!r}", hint="the only target is: laq")
     if (bpw is None) == (size is None):
         raise RequestError("give one of bpw and size", hint="for example bpw=4.0 or size='60MB'")
     if bpw is not None:

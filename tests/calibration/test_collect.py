@@ -241,3 +241,43 @@ def test_blocks_that_are_not_a_chain_are_calibrated_as_a_whole(batches):
     assert set(found.moments) == set(plain.moments)
     for key, moments in plain.moments.items():
         assert np.array_equal(found.moments[key].second, moments.second), key
+
+
+def test_an_embedding_that_scales_its_rows_costs_the_square_of_its_scale(batches):
+    class Scaled(nn.Embedding):
+        embed_scale = 3.0
+
+        def forward(self, ids):
+            return super().forward(ids) * self.embed_scale
+
+    def network(embedding):
+        head = nn.Linear(32, 50, bias=False)
+        with torch.no_grad():
+            head.weight.copy_(torch.randn(50, 32, generator=torch.Generator().manual_seed(5)))
+        return describe_any(nn.Sequential(embedding, head))
+
+    plain = nn.Embedding(50, 32)
+    scaled = Scaled(50, 32)
+    with torch.no_grad():
+        scaled.weight.copy_(plain.weight / 3)
+    ids = [(one["input_ids"],) for one in batches]
+    first, second = (calibrate(network(one), ids) for one in (plain, scaled))
+    key = "0.weight:gradient"
+    assert np.allclose(second.moments[key].second, 9 * first.moments[key].second, rtol=1e-3, atol=1e-8)
+
+
+def test_padded_batches_are_refused(llama):
+    batch = {
+        "input_ids": torch.zeros(1, 8, dtype=torch.long),
+        "attention_mask": torch.tensor([[0] + [1] * 7]),
+    }
+    with pytest.raises(DataError, match="padded"):
+        calibrate(describe(llama()), [batch])
+
+
+def test_a_weight_shared_between_blocks_is_calibrated_as_a_whole(llama, batches):
+    module = llama()
+    module.model.layers[1].mlp.up_proj.weight = module.model.layers[0].mlp.up_proj.weight
+    shared, single = (calibrate(describe(one), batches).moments for one in (module, llama()))
+    name = "model.layers.0.mlp.up_proj.weight:rows"
+    assert shared[name].second.sum() > 1.2 * single[name].second.sum()

@@ -78,3 +78,14 @@ def test_a_fresh_process_takes_less_than_five_seconds_and_no_torch(measured):
     assert time.perf_counter() - start < 5
     assert done.stderr.strip() == "[]"
     assert json.loads(done.stdout)["n_params"] == 131_392
+
+
+def test_a_file_that_is_no_plan_is_not_overwritten(laq, laq_well, refused, measured, tmp_path):
+    file = tmp_path / "plan.json"
+    file.write_text("precious")
+    refused(laq("plan", measured, "--bpw", "10", "-o", file), "is not a plan")
+    assert file.read_text() == "precious"
+    file.unlink()
+    for bpw in ("10", "11"):
+        laq_well("plan", measured, "--bpw", bpw, "-o", file)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laq.core.errors import FormatError
-from laq.io.safetensors import RawTensor, open_tensors, read_header, read_metadata, write_tensors
+from laq.io.safetensors import RawTensor, open_tensors, read_header, write_tensors
 
 ENTRY = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 
@@ -95,7 +95,7 @@ CRAFTED = {
 def test_broken_file_is_refused_with_its_reason_and_a_hint(path, case):
     content, reason = CRAFTED[case]
     path.write_bytes(content)
-    for read in (read_header, read_metadata, open_tensors):
+    for read in (read_header, open_tensors):
         with pytest.raises(FormatError) as caught:
             read(path)
         assert re.search(reason, caught.value.message)

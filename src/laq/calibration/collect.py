@@ -55,7 +55,8 @@ def calibrate(network: Network, batches: Sequence[Batch], *, seed: int = 0) -> S
 
     pass_ = new_pass(network.blocks)
     with _frozen(network.module), torch.enable_grad():
-        if not network.blocks:
+        if not network.blocks or _shared_between_blocks(network):
+            pass_ = new_pass("")
             pass_.whole()
         else:
             try:
@@ -64,6 +65,18 @@ def calibrate(network: Network, batches: Sequence[Batch], *, seed: int = 0) -> S
                 pass_ = new_pass("")
                 pass_.whole()
     return _stats(network, pass_.collector, hash_batches(batches))
+
+
+def _shared_between_blocks(network: Network) -> bool:
+    """Say whether a weight is held by several blocks: its sums would close before all of them ran."""
+    prefix = f"{network.blocks}."
+    for weight in network.weights:
+        inside = [
+            path.removeprefix(prefix).partition(".")[0] for path in weight.modules if path.startswith(prefix)
+        ]
+        if len(set(inside)) > 1 or (inside and len(inside) < len(weight.modules)):
+            return True
+    return False
 
 
 def hash_batches(batches: Sequence[Batch]) -> str:
@@ -248,10 +261,13 @@ class _Pass:
         """Hook the linears, and without blocks the embeddings, whose path is wanted."""
         handles = []
         for weight in self.network.weights:
+            held_by = [self.network.module.get_submodule(path) for path in weight.modules]
+            alone = sum(isinstance(child, nn.Linear) for child in held_by) > 1
             for path in filter(wanted, weight.modules):
                 child = self.network.module.get_submodule(path)
                 if isinstance(child, nn.Linear):
-                    handles.append(child.register_forward_hook(self.collector.linear_hook(weight.name)))
+                    hook = self.collector.linear_hook(weight.name, alone=alone)
+                    handles.append(child.register_forward_hook(hook))
                 elif not self.network.blocks:
                     handles.append(child.register_forward_hook(self.collector.embedding_hook(weight.name)))
         return handles

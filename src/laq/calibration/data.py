@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ BOUNDARIES = (0.6, 0.8)
 run tests on what another one has seen."""
 
 SELF_PROMPT_TOKENS = 1
+SELF_SIDE_BY_SIDE = 8
+"""Sequences sampled at a time: bounds the key-value cache."""
+
 SELF_EVALUATION_SEED = 1 << 31
 """Far from seeds that people give, so that "self" is not evaluated on what it was calibrated on."""
 
@@ -174,21 +179,27 @@ def _tokenize(network: Network, text: str) -> npt.NDArray[np.int64]:
 
 def _read_ids(path: Path) -> npt.NDArray[np.int64]:
     try:
-        ids = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _first_safetensor(path)
+        ids: Any = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _stored_ids(path)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read ({error})", hint="save integers with numpy.save") from error
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise DataError(f"{path}: holds {ids.dtype}, expected integer token ids")
+    if not isinstance(ids, np.ndarray) or not np.issubdtype(ids.dtype, np.integer):
+        found = getattr(ids, "dtype", type(ids).__name__)
+        raise DataError(f"{path}: holds {found}, expected integer token ids", hint="save one integer array")
     return ids.reshape(-1).astype(np.int64)
 
 
-def _first_safetensor(path: Path) -> npt.NDArray[Any]:
+def _stored_ids(path: Path) -> npt.NDArray[Any]:
     from laq.io.safetensors import open_tensors
 
     tensors = open_tensors(path)
-    name = "input_ids" if "input_ids" in tensors else next(iter(tensors), None)
-    if name is None:
-        raise DataError(f"{path}: holds no tensor", hint="store token ids as `input_ids`")
+    name = next(iter(tensors), "") if len(tensors) == 1 else "input_ids"
+    if name not in tensors:
+        raise DataError(
+            f"{path}: holds {len(tensors)} tensors, none called input_ids",
+            hint="store token ids as `input_ids`",
+        )
+    if tensors[name].dtype[0] not in "IU":
+        raise DataError(f"{path}: {name} holds {tensors[name].dtype}", hint="store integer token ids")
     return tensors[name].array()
 
 
@@ -198,25 +209,50 @@ def _vocabulary_size(network: Network) -> int:
 
 
 def sample_self(network: Network, n_sequences: int, length: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Return sequences sampled at temperature 1, all drawn side by side; int64 [n_sequences * length]."""
+    """Return sequences sampled at temperature 1, several side by side; int64 [n_sequences * length].
+
+    Raises
+    ------
+    DataError
+        If the network is not a language model of transformers.
+    """
+    if not hasattr(getattr(network.module, "config", None), "model_type"):
+        raise DataError(
+            f"{network.source}: text can only be sampled from causal language models of transformers",
+            hint="pass batches",
+        )
     generator = torch.Generator().manual_seed(seed)
-    config = getattr(network.module, "config", None)
-    first = getattr(config, "bos_token_id", None)
+    starts = range(0, n_sequences, SELF_SIDE_BY_SIDE)
+    steps = track(
+        range(len(starts) * (length - 1)), label="sampling from the model", total=len(starts) * (length - 1)
+    )
+    parts = [
+        _sample(network, min(SELF_SIDE_BY_SIDE, n_sequences - start), islice(steps, length - 1), generator)
+        for start in starts
+    ]
+    for _ in steps:  # lets the display finish
+        pass
+    return torch.cat([part.flatten() for part in parts]).numpy()
+
+
+def _sample(network: Network, n: int, steps: Iterable[int], generator: torch.Generator) -> torch.Tensor:
+    """Draw `n` sequences side by side, one token a step; int64 [n, 1 + steps]."""
+    first = getattr(getattr(network.module, "config", None), "bos_token_id", None)
     vocabulary = _vocabulary_size(network)
-    shape = (n_sequences, SELF_PROMPT_TOKENS)
+    shape = (n, SELF_PROMPT_TOKENS)
     ids = (
         torch.full(shape, first)
-        if first is not None
+        if isinstance(first, int)
         else torch.randint(vocabulary, shape, generator=generator)
     )
     cache: Any = None
     with torch.no_grad(), evaluation_mode(network.module):
-        for _ in track(range(length - 1), label="sampling text from the model", total=length - 1):
+        for _ in steps:
             output = network.module(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
             cache = output.past_key_values
             probabilities = output.logits[:, -1].float().softmax(-1)
             ids = torch.cat([ids, torch.multinomial(probabilities, 1, generator=generator)], 1)
-    return ids.flatten().numpy()
+    return ids
 
 
 def evaluation_batches(

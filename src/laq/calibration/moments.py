@@ -77,12 +77,21 @@ class Collector:
     sums: dict[str, MomentSum] = field(default_factory=dict)
     seen: list[tuple[torch.Tensor, str]] = field(default_factory=list)
 
-    def linear_hook(self, name: str, *, with_rows: bool = True) -> Callable[..., torch.Tensor]:
-        """Return a forward hook that adds the input to H and, `with_rows`, the output's gradient to G."""
+    def linear_hook(
+        self, name: str, *, with_rows: bool = True, alone: bool = False
+    ) -> Callable[..., torch.Tensor]:
+        """Return a forward hook that adds the input to H and, `with_rows`, the output's gradient to G.
+
+        A weight that several linears hold has inputs from several places: it keeps moments `alone`.
+        """
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             del module
-            self._add_input(name, args[0])
+            if alone:
+                self.input_keys[name] = f"{name}:input"
+                self._add_vectors(f"{name}:input", args[0])
+            else:
+                self._add_input(name, args[0])
             if not output.requires_grad:
                 output = output.detach().requires_grad_().clone()  # no leaf: in-place activations may follow
             if with_rows:
@@ -100,7 +109,8 @@ class Collector:
             total.second += counts
             total.fourth += counts
             output = output.detach().requires_grad_().clone()
-            output.register_hook(lambda gradient: self._add_vectors(f"{name}:gradient", gradient))
+            scale = float(getattr(module, "embed_scale", 1.0))  # some embeddings multiply what they look up
+            output.register_hook(lambda gradient: self._add_vectors(f"{name}:gradient", gradient * scale))
             return output
 
         return hook

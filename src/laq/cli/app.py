@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -63,4 +64,12 @@ def main() -> None:
     """Run the command line; leaves the interpreter with exit code 0, 1 (run failed) or 2 (wrong request)."""
     # torch's threads spin while they wait: on a busy machine that multiplies every run's time
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    threads = os.environ.get("LAQ_THREADS", "")
+    if threads.isdecimal() and int(threads) > 0:
+        os.environ["OMP_NUM_THREADS"] = threads  # before torch is imported, which reads it once
+    elif threads:
+        print(
+            f"error: LAQ_THREADS={threads!r} is not a number of threads\nhint: for example 2", file=sys.stderr
+        )
+        sys.exit(2)
     app(prog_name="laq")

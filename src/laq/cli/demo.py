@@ -43,13 +43,13 @@ def demo(
         folder = output or Path("laq-demo") / f"smollm2-{bpw}bpw"
 
         from laq.cli.loading import opened_network
-        from laq.cli.paths import check_output, stored_bytes
+        from laq.cli.paths import check_output
         from laq.cli.quantize import result_parts
         from laq.io.archive import ARCHIVE_FOLDER
         from laq.pipeline import quantize
         from laq.runtime.load import load
 
-        check_output(folder, ARCHIVE_FOLDER, size_bytes=stored_bytes(str(model)))
+        check_output(folder, ARCHIVE_FOLDER)
         network = opened_network(str(model))
         result = quantize(network, bpw=bpw, tokens=tokens)
         result.save(folder)

@@ -36,24 +36,32 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
 
 
 def _content() -> dict[str, Any]:
-    import psutil
-
     from laq import __version__
 
     versions: dict[str, str | None] = {"laq": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in (*NEEDED, *FOR_LANGUAGE_MODELS)}
-    folder, memory = tempfile.gettempdir(), psutil.virtual_memory()
+    folder, (total, available) = tempfile.gettempdir(), _memory_bytes()
     return {
         "versions": versions,
         "system": platform.platform(),
         "n_cores": _n_cores(),
-        "memory_bytes": memory.total,
-        "memory_free_bytes": memory.available,
+        "memory_bytes": total,
+        "memory_free_bytes": available,
         "temporary_folder": folder,
         "disk_free_bytes": shutil.disk_usage(folder).free,
         "missing": [name for name, found in versions.items() if found is None],
         "install": _install_lines(versions),
     }
+
+
+def _memory_bytes() -> tuple[int, int]:
+    """Total and available; zeros if psutil, which is listed as missing then, cannot say."""
+    try:
+        import psutil
+    except ImportError:
+        return 0, 0
+    memory = psutil.virtual_memory()
+    return memory.total, memory.available
 
 
 def _install_lines(versions: dict[str, str | None]) -> list[str]:

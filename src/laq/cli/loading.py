@@ -1,8 +1,7 @@
-"""Networks opened under a line of progress."""
+"""Networks opened for a command."""
 
 from __future__ import annotations
 
-from laq.core.progress import track
 from laq.networks.module import Network
 from laq.quantizers import QUANTIZERS
 from laq.steps import open_network
@@ -26,5 +25,4 @@ def opened_network(model: str, *, keep: str | None = None, quantizer: str = "gpt
         If there is no such quantizer or network.
     """
     QUANTIZERS.get(quantizer)
-    (network,) = [open_network(one, keep=keep) for one in track([model], label="loading", total=1)]
-    return network
+    return open_network(model, keep=keep)

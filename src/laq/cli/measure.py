@@ -57,15 +57,17 @@ def measure(
     with running(debug=debug, as_json=as_json, quiet=quiet, may_download=not Path(model).exists()) as out:
         start = time.perf_counter()
         from laq.cli.loading import opened_network
-        from laq.cli.paths import check_output, stored_bytes
+        from laq.cli.paths import check_output, check_room
         from laq.core.storage import VALUE_FOLDER
         from laq.resources import check_resources
         from laq.steps import calibrate, splits_of
         from laq.steps import measure as run
 
         for name in ("stats", "curves"):
-            check_output(output / name, VALUE_FOLDER, size_bytes=stored_bytes(model))
+            check_output(output / name, VALUE_FOLDER)
         network = opened_network(model, keep=keep, quantizer=quantizer)
+        # second moments of every input, and ten losses of four bytes for each tile of 512 weights or more
+        check_room(output, sum(4 * w.shape[1] ** 2 for w in network.weights) + network.n_params // 8)
         splits = splits_of(network, data, tokens=tokens, seed=seed)
         check_resources(network, splits.calibration)
         stats = calibrate(network, splits, seed=seed)

@@ -46,6 +46,8 @@ def plan(
         from laq.cli.tables import depth_table, format_table, role_table
         from laq.core.curve import Curves
 
+        if output is not None:
+            _check_output(output)
         curves = Curves.open(folder / "curves")
         budget = bpw_to_bytes(bpw, curves.n_params) if bpw is not None else parse_size(size or "")
         found = _allocate(
@@ -71,6 +73,21 @@ def _allocate(curves: Curves, budget_bytes: int, *, unit: Unit, control: str | N
     smallest, _ = size_range(curves, unit=unit, floor=True)
     floor = budget_bytes >= smallest
     return allocate(curves, budget_bytes, unit=unit, control=control, floor=floor, seed=seed)
+
+
+def _check_output(file: Path) -> None:
+    """Refuse to write over anything that is not a plan."""
+    from laq.core.errors import FormatError, RequestError
+    from laq.core.plan import Plan
+
+    if not file.exists():
+        return
+    try:
+        Plan.open(file)
+    except FormatError as error:
+        raise RequestError(
+            f"{file}: exists and is not a plan", hint="choose another file, or move it away yourself"
+        ) from error
 
 
 def plan_json(found: Plan) -> dict[str, Any]:

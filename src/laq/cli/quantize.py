@@ -86,7 +86,11 @@ def quantize(
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         network = _open(model, output, keep=keep, quantizer=quantizer)
 
+        from laq.cli.paths import check_room
+        from laq.pipeline import budget_bytes
         from laq.pipeline import quantize as run
+
+        check_room(output, budget_bytes(network, bpw, size) or network.original_bytes)
 
         result = run(
             network,
@@ -113,10 +117,10 @@ def quantize(
 def _open(model: str, output: Path, *, keep: str | None, quantizer: str) -> Any:
     """Check what can be checked at once, then load."""
     from laq.cli.loading import opened_network
-    from laq.cli.paths import check_output, stored_bytes
+    from laq.cli.paths import check_output
     from laq.io.archive import ARCHIVE_FOLDER
 
-    check_output(output, ARCHIVE_FOLDER, size_bytes=stored_bytes(model))
+    check_output(output, ARCHIVE_FOLDER)
     return opened_network(model, keep=keep, quantizer=quantizer)
 
 
@@ -152,6 +156,7 @@ def result_json(result: Result, folder: Path, *, time_s: float) -> dict[str, Any
         "record": None if result.record is None else result.record.to_json(),
         "plan": result.plan.summary(),
         "comparisons": comparisons,
+        "kept": [{"name": k.name, "shape": k.shape, "reason": k.reason} for k in result.network.kept],
         "provenance": dict(result.provenance),
         **histograms(weights),
     }
@@ -167,9 +172,25 @@ def result_parts(result: Result, folder: Path) -> list[RenderableType]:
     return [
         cost_table(rows, title="what it costs, on text that was not used to choose"),
         role_table(weights, total_bytes=result.plan.size_bytes),
+        _kept_in_float(result),
+        _calibrated_on(result),
         result.verdict,
         f"saved {folder} ({mega(result.plan.size_bytes)} MB)",
     ]
+
+
+def _kept_in_float(result: Result) -> str:
+    kept = result.network.kept
+    reasons = sorted({tensor.reason for tensor in kept})
+    n = sum(tensor.n_elements for tensor in kept)
+    return f"kept in float, and counted: {len(kept)} tensors of {n} weights ({'; '.join(reasons) or 'none'})"
+
+
+def _calibrated_on(result: Result) -> str:
+    source, n_tokens = (result.provenance[name] for name in ("data", "n_tokens"))
+    asked = result.provenance["tokens_asked_for"]
+    fewer = f", fewer than the {asked} asked for: the text has no more" if n_tokens < asked else ""
+    return f"calibrated on {n_tokens} tokens of {source}{fewer}"
 
 
 def _label(result: Result, label: str) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from laq.core.storage import refusing, write_text_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +53,22 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Return the fields, ready for JSON."""
         return asdict(self)
+
+    def save(self, path: Path | str) -> None:
+        """Write a JSON file; see `open`."""
+        write_text_atomic(Path(path), json.dumps({"kind": "record", **self.to_json()}, indent=1) + "\n")
+
+    @staticmethod
+    def open(path: Path | str) -> Record:
+        """Read a file that `save` wrote.
+
+        Raises
+        ------
+        FormatError
+            If the file is missing, damaged or not a record.
+        """
+        with refusing(Path(path), "record"):
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content.pop("kind") != "record":
+                raise ValueError("another kind of file")
+            return Record(**content)

@@ -56,8 +56,3 @@ class Scheme:
         scales = TILE_ROWS * self.scale_format.size_bytes
         zero_points = TILE_ROWS * self.format.code_bits // 8
         return self.payload_bytes + scales + zero_points + TILE_TABLE_BYTES
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Average bits of one weight in the tile, everything counted."""
-        return 8 * self.tile_bytes / (TILE_ROWS * self.group_size)

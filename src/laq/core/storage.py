@@ -99,9 +99,10 @@ def check_replaceable(path: Path, kind: FolderKind) -> None:
 def _swap(partial: Path, path: Path) -> None:
     """Put `partial` at `path`; what was there is deleted only after the new folder is in place."""
     old = partial.with_name(partial.name + ".old")
-    if path.exists():
-        path.rename(old)
+    _flush(partial)
     try:
+        if path.exists():
+            path.rename(old)
         partial.rename(path)
     except BaseException:
         if old.exists():
@@ -110,15 +111,26 @@ def _swap(partial: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _flush(folder: Path) -> None:
+    """Wait until every file of a folder is on the disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
 VALUE_FOLDER = FolderKind(HEADER_NAME, ("[0-9]" * 5 + ".npy",))
 
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a text file beside and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
+    partial = Path(name)
     try:
-        partial.write_text(text, encoding="utf-8")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        partial.chmod(0o644)
         os.replace(partial, path)  # noqa: PTH105 - the atomic form, on every platform
     finally:
         partial.unlink(missing_ok=True)

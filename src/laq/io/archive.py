@@ -81,7 +81,7 @@ class Archive:
             payload=get(entry.name, "payload", np.uint8),
             bits=get(entry.name, "bits", np.uint8),
             groups=get(entry.name, "groups", np.uint16),
-            scales=get(entry.name, "scales", np.uint8 if log else np.float16),
+            scales=get(entry.name, "scales", np.uint8 if log else np.float16, rank=2),
             scale_base=get(entry.name, "scale_base", np.float16) if log else None,
             zero_points=get(entry.name, "zero_points", np.uint8),
             row_offsets=get(entry.name, "row_offsets", np.uint64),
@@ -95,13 +95,17 @@ class Archive:
         check_packed(tensor, name=entry.name)
         return tensor
 
-    def _section(self, name: str, section: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    def _section(self, name: str, section: str, dtype: npt.DTypeLike, *, rank: int = 1) -> npt.NDArray[Any]:
         key = f"{name}.{section}"
         if key not in self.tensors:
             raise FormatError(f"{self.folder}: tensor {key} is missing", hint="copy or quantize it again")
         array = self.tensors[key].array()
-        if array.dtype != np.dtype(dtype):
-            raise FormatError(f"{self.folder}: {key} holds {array.dtype}, expected {np.dtype(dtype)}")
+        if array.dtype != np.dtype(dtype) or array.ndim != rank:
+            raise FormatError(
+                f"{self.folder}: {key} holds {array.dtype} of {array.ndim} axes, "
+                f"expected {np.dtype(dtype)} of {rank}",
+                hint="copy or quantize it again",
+            )
         return array
 
     def _permutation(self, key: str, n: int, *, required: bool) -> IndexArray | None:

@@ -159,6 +159,9 @@ def _weight_entry(fields: dict[str, Any]) -> WeightEntry:
     texts = (entry.name, entry.kind, entry.dtype, entry.column_order, entry.sha256, *entry.modules)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{entry.name}: holds something else where text is expected")
+    counts: list[object] = list(entry.tiles.values())
+    if not all(type(count) is int for count in counts):
+        raise ValueError(f"{entry.name}: numbers of tiles are not whole")
     sizes = (*entry.shape, entry.group_size)
     if entry.group_size not in GROUP_SIZES or not all(_is_size(n) for n in sizes):
         raise ValueError(f"{entry.name}: shape {entry.shape}, group size {entry.group_size}")

@@ -36,7 +36,6 @@ __all__ = [
     "file_size_bytes",
     "open_tensors",
     "read_header",
-    "read_metadata",
     "write_tensors",
 ]
 
@@ -137,29 +136,6 @@ def read_header(path: StrPath) -> dict[str, TensorEntry]:
     """
     with _opened(Path(path)) as file:
         return _header(file, Path(path)).entries
-
-
-def read_metadata(path: StrPath) -> dict[str, str]:
-    """Read the free text kept beside the tensors.
-
-    Parameters
-    ----------
-    path : path of a safetensors file
-
-    Returns
-    -------
-    dict of str
-        Empty if the file has none.
-
-    Raises
-    ------
-    FormatError
-        If the file is malformed; its tensors are checked too.
-    RequestError
-        If the file cannot be opened.
-    """
-    with _opened(Path(path)) as file:
-        return _header(file, Path(path)).metadata
 
 
 def open_tensors(path: StrPath) -> Mapping[str, RawTensor]:

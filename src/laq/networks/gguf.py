@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from laq.core.errors import NetworkError
+from laq.core.progress import track
 from laq.io.gguf import GgufHeader, check_gguf, is_dequantizable
 from laq.networks.module import Network, describe
 from laq.networks.transformers import (
@@ -28,8 +31,7 @@ def load_gguf(path: Path) -> Network:
     n_params = sum(_n_elements(tensor.shape) for tensor in header.tensors)
     dtype = choose_dtype(n_params, 4 * n_params, source=str(path))  # transformers dequantizes to float32
     try:
-        # transformers 5.23 draws a bar of its own here that no setting turns off
-        with contextlib.redirect_stderr(io.StringIO()):
+        with _own_progress():
             module, info = transformers.AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True, output_loading_info=True
             )
@@ -53,6 +55,17 @@ def load_gguf(path: Path) -> Network:
         source=str(path),
         original_bytes=original_bytes,
     )
+
+
+@contextmanager
+def _own_progress() -> Iterator[None]:
+    """Show the tensors read as laq shows every loop, instead of the bar that transformers 5.23 draws here."""
+
+    def bar(tensors: Sequence[Any], **_: object) -> Iterator[Any]:
+        return track(tensors, label="loading", total=len(tensors))
+
+    with mock.patch("transformers.modeling_gguf_pytorch_utils.tqdm", bar, create=True):
+        yield
 
 
 def _check_types(header: GgufHeader, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeGuard
 import torch
 from torch import nn
 
-from laq.core.errors import NetworkError, RequestError
+from laq.core.errors import DataError, NetworkError, RequestError
 from laq.networks.tensors import SAFETENSORS_NAMES
 
 Batch = Mapping[str, Any] | Sequence[Any]
@@ -179,7 +179,15 @@ def run_logits(module: nn.Module, batch: Batch) -> torch.Tensor:
     ------
     NetworkError
         If the module returns neither.
+    DataError
+        If the batch is padded: padding would count like text.
     """
+    mask: Any = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    if isinstance(mask, torch.Tensor) and bool((mask == 0).any()):
+        raise DataError(
+            "a batch is padded (zeros in attention_mask): padding would count like text",
+            hint="pass sequences of one length in each batch, without padding",
+        )
     output = module(**batch) if isinstance(batch, Mapping) else module(*batch)
     logits = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, torch.Tensor):

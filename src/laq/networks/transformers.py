@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from laq.core.errors import FormatError, NetworkError, RequestError, ResourceError
+from laq.core.progress import track
 from laq.io.archive import SIDECAR_PATTERNS
 from laq.io.safetensors import read_header
 from laq.networks.module import Network, describe
@@ -50,13 +51,16 @@ def load_folder(folder: Path, *, source: str) -> Network:
     check_causal(config, source)
     dtype = choose_dtype(sum(_n_elements(entry.shape) for entry in entries), original_bytes, source=source)
     try:
-        module, info = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        ((module, info),) = [
+            transformers.AutoModelForCausalLM.from_pretrained(
+                one,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            for one in track([folder], label="loading", total=1)
+        ]
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise NetworkError(f"{source}: transformers cannot load it: {first_line(error)}") from error
     check_complete(info, source)
@@ -209,6 +213,8 @@ def load_tokenizer(transformers: Any, folder: Path, **kwargs: Any) -> Any:
     ------
     RequestError
         If a package that it needs is missing.
+    FormatError
+        If its file is damaged.
     """
     try:
         return transformers.AutoTokenizer.from_pretrained(
@@ -220,7 +226,17 @@ def load_tokenizer(transformers: Any, folder: Path, **kwargs: Any) -> Any:
             hint="install what it names",
         ) from error
     except (OSError, ValueError, KeyError, TypeError):
+        check_json(folder / "tokenizer.json")
         return None
+
+
+def check_json(file: Path) -> None:
+    """Raise FormatError if `file` is there and is not JSON."""
+    if file.is_file():
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{file}: damaged ({error})", hint="download it again") from error
 
 
 def write_sidecars(module: Any, tokenizer: Any, target: Path) -> None:

@@ -15,20 +15,4 @@ CANDIDATES: tuple[Format, ...] = (ABSENT, INT1, TERNARY, INT2, INT3, INT4, INT5,
 """What a tile may take, by rising cost. A *choice* is an index into this tuple."""
 
 
-def choice_of(name: str) -> int:
-    """Return the index in `CANDIDATES` of the format called `name`.
-
-    Raises
-    ------
-    KeyError
-        If there is no such format.
-
-    Examples
-    --------
-    >>> CANDIDATES[choice_of("int4")].code_bits
-    4
-    """
-    return {candidate.name: index for index, candidate in enumerate(CANDIDATES)}[name]
-
-
-__all__ = ["CANDIDATES", "Format", "Integer", "choice_of"]
+__all__ = ["CANDIDATES", "Format", "Integer"]
