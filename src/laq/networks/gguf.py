@@ -31,10 +31,17 @@ def load_gguf(path: Path) -> Network:
     n_params = sum(_n_elements(tensor.shape) for tensor in header.tensors)
     dtype = choose_dtype(n_params, 4 * n_params, source=str(path))  # transformers dequantizes to float32
     try:
-        with _own_progress():
-            module, info = transformers.AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True, output_loading_info=True
-            )
+        with _no_foreign_bar():
+            ((module, info),) = [
+                transformers.AutoModelForCausalLM.from_pretrained(
+                    one.parent,
+                    gguf_file=one.name,
+                    dtype=dtype,
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
+                for one in track([path], label="loading", total=1)
+            ]
     except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError) as error:
         architecture = header.metadata.get("general.architecture")
         raise NetworkError(
@@ -58,13 +65,13 @@ def load_gguf(path: Path) -> Network:
 
 
 @contextmanager
-def _own_progress() -> Iterator[None]:
-    """Show the tensors read as laq shows every loop, instead of the bar that transformers 5.23 draws here."""
+def _no_foreign_bar() -> Iterator[None]:
+    """Without the bar that transformers 5.23 draws over a tenth of the time that reading takes."""
 
-    def bar(tensors: Sequence[Any], **_: object) -> Iterator[Any]:
-        return track(tensors, label="loading", total=len(tensors))
+    def plain(tensors: Sequence[Any], **_: object) -> Sequence[Any]:
+        return tensors
 
-    with mock.patch("transformers.modeling_gguf_pytorch_utils.tqdm", bar, create=True):
+    with mock.patch("transformers.modeling_gguf_pytorch_utils.tqdm", plain, create=True):
         yield
 
 
