@@ -136,3 +136,32 @@ def test_a_long_source_still_fits_the_reserved_room(tmp_path):
     result = laq.quantize(network, bpw=12.0, data=batches(use_cache=False), compare=False)
     folder = result.save(tmp_path / "out")
     assert sum(file.stat().st_size for file in folder.iterdir()) <= result.plan.size_bytes
+
+
+def test_a_packed_model_refuses_save_pretrained(tmp_path):
+    model = laq.quantize(tiny_llama(), bpw=12.0, data=batches(use_cache=False), compare=False).model
+    with pytest.raises(laq.LaqError, match="save_pretrained") as error:
+        model.save_pretrained(tmp_path / "out")
+    assert "result.save" in error.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flipped_byte_is_found_when_loading(tmp_path):
+    result = laq.quantize(tiny_llama(), bpw=12.0, data=batches(use_cache=False), compare=False)
+    (file,) = result.save(tmp_path / "out").glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(laq.LaqError, match="differ from their checksums"):
+        laq.load(tmp_path / "out")
+
+
+def test_batches_may_be_single_tensors():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
+    inputs = torch.randn(6 * 64, 64)
+    bare = laq.quantize(module, bpw=16.0, data=list(inputs.split(64)))
+    wrapped = laq.quantize(module, bpw=16.0, data=[(part,) for part in inputs.split(64)])
+    assert bare.record == wrapped.record
+    with pytest.raises(laq.LaqError, match="one array"):
+        laq.quantize(module, bpw=16.0, data=inputs)

@@ -105,7 +105,10 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )
-    return result.updated(provenance=_provenance(job, result.verdict, tokens))
+    verdict = result.verdict
+    if max_kl is not None:
+        verdict += f"; the limit {max_kl:g} is held on the selection split"
+    return result.updated(verdict=verdict, provenance=_provenance(job, verdict, tokens))
 
 
 def _check_options(

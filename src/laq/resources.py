@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import psutil
 import torch
 
 from laq.core.errors import ResourceError
 from laq.networks import Batch, Network
+from laq.networks.module import arguments_of
 
 WORKING_BYTES = 1 << 30
 """Activations of one block, logits and one weight in float32: what a step holds besides the network."""
@@ -65,7 +66,7 @@ def _block_inputs(network: Network, batches: Sequence[Batch]) -> int:
     n_tokens = sum(
         value.numel()
         for batch in batches
-        for value in (batch.values() if isinstance(batch, Mapping) else batch)
+        for value in arguments_of(batch)
         if isinstance(value, torch.Tensor) and not value.is_floating_point()
     )
     n_blocks = len(list(network.module.get_submodule(network.blocks).children()))

@@ -9,6 +9,7 @@ from laq.calibration.data import Splits
 from laq.core.curve import Curves
 from laq.core.errors import BudgetError
 from laq.core.plan import Plan
+from laq.core.record import nats_text
 from laq.core.stats import Stats
 from laq.networks import Network
 from laq.runtime.result import Comparison, Result
@@ -84,8 +85,10 @@ def _candidates(job: Job, budget: int, *, compare: bool) -> dict[str, Plan]:
 
 
 def _verdict(comparisons: tuple[Comparison, ...], winner: Comparison) -> str:
-    others = ", ".join(f"{one.label} {one.selection.kl_nats:.4f}" for one in comparisons if one is not winner)
-    kept = f"kept {winner.label}: KL {winner.selection.kl_nats:.4f} on the selection split"
+    others = ", ".join(
+        f"{one.label} {nats_text(one.selection.kl_nats)}" for one in comparisons if one is not winner
+    )
+    kept = f"kept {winner.label}: KL {nats_text(winner.selection.kl_nats)} on the selection split"
     if not others:
         return kept
     coarser = winner.label in ("tensor", "uniform") and winner is not comparisons[0]
@@ -114,7 +117,8 @@ def smallest_budget(job: Job, max_kl: float) -> int:
             break
     if best is None:
         raise BudgetError(
-            f"no archive under the original's size has KL under {max_kl} on selection data, {kl:.4f} at best",
+            f"no archive under the original's size has KL under {max_kl} on the selection split, "
+            f"{nats_text(kl)} at best",
             hint="accept a larger loss",
         )
     return best

@@ -64,6 +64,8 @@ def splits_of(network: Network, data: Data, *, tokens: int = CALIBRATION_TOKENS,
     """
     if data is None or isinstance(data, str | Path):
         return text_splits(network, data, n_tokens=tokens, seed=seed)
+    if hasattr(data, "shape"):
+        raise DataError("data is one array", hint="pass a list of batches, for example list(data.split(32))")
     data = list(data)
     if len(data) < 3:
         raise DataError(

@@ -162,5 +162,5 @@ def test_evaluation_takes_whole_sequences_from_the_start(network, tmp_path):
     batches = evaluation_batches(network, tmp_path / "ids.npy")
     assert torch.cat([b["input_ids"][0] for b in batches]).tolist() == list(range(96))
     assert len(evaluation_batches(network, tmp_path / "ids.npy", n_tokens=64)) == 2
-    with pytest.raises(DataError, match="at least 32"):
+    with pytest.raises(DataError, match="less than one sequence of 32"):
         evaluation_batches(network, tmp_path / "ids.npy", n_tokens=31)

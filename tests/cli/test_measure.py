@@ -13,7 +13,7 @@ def test_stats_and_curves_can_be_opened_again(measuring):
 
 def test_range_of_sizes_is_that_of_the_allocator(measuring):
     folder, done = measuring
-    found = size_range(Curves.open(folder / "curves"), unit=Unit.TILE, floor=True)
+    found = size_range(Curves.open(folder / "curves"), unit=Unit.TILE, floor=False)
     assert found == (done.content["smallest_bytes"], done.content["largest_bytes"])
 
 
@@ -35,3 +35,15 @@ def test_text_names_what_was_measured_and_what_comes_next(laq_well, tiny_llama, 
     assert "possible sizes: " in done.stdout
     assert f"\n  laq plan {tmp_path / 'out'} --bpw X\n" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(laq, refused, tiny_llama, archive, tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    refused(laq("measure", tiny_llama, "-o", tmp_path), "mine.txt")
+    refused(laq("measure", tiny_llama, "-o", archive), "something else than a measurement")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_missing_data_are_noticed_before_loading(laq, refused, tmp_path):
+    absent = tmp_path / "absent.txt"
+    refused(laq("measure", tmp_path / "no-model", "-o", tmp_path / "m", "--data", absent), "absent.txt")

@@ -7,7 +7,7 @@ the network's own distribution. Only the inputs of blocks (on disk) and one bloc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -21,7 +21,7 @@ from laq.calibration.spool import Spool
 from laq.core.errors import CalibrationError, DataError
 from laq.core.progress import track
 from laq.core.stats import Stats, Use
-from laq.networks.module import Batch, Network, WeightRef, evaluation_mode, run_logits
+from laq.networks.module import Batch, Network, WeightRef, arguments_of, evaluation_mode, run_logits
 
 SLICE_TOKENS = 64
 """Tokens whose class probabilities are squared at a time: bounds the temporary for large vocabularies."""
@@ -83,7 +83,7 @@ def hash_batches(batches: Sequence[Batch]) -> str:
     """Return sha256 over the tensors of all batches."""
     digest = hashlib.sha256()
     for batch in batches:
-        for value in batch.values() if isinstance(batch, Mapping) else batch:
+        for value in arguments_of(batch):
             if isinstance(value, torch.Tensor):
                 digest.update(value.contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()

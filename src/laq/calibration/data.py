@@ -262,6 +262,10 @@ def evaluation_batches(
     if data is None:
         return text_splits(network, None).test
     length = sequence_length(network)
+    if n_tokens is not None and n_tokens < length:
+        raise DataError(
+            f"--tokens {n_tokens} is less than one sequence of {length}", hint=f"--tokens {length} or more"
+        )
     if str(data) == "self":
         n_sequences = max(1, (n_tokens or TEST_TOKENS) // length)
         ids = sample_self(network, n_sequences, length, seed=SELF_EVALUATION_SEED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,8 @@ def demo(
         from laq.runtime.load import load
 
         check_output(folder, ARCHIVE_FOLDER)
+        if not quiet:
+            _announce(model, folder, bpw)
         network = opened_network(str(model))
         result = quantize(network, bpw=bpw, tokens=tokens)
         result.save(folder)
@@ -57,6 +60,14 @@ def demo(
         for label, module in (("original", network.module), ("laq", load(folder))):
             out.write(f"{label:<9} {_answer(module, network.tokenizer, label=label)}")
         out.write("", f"next:\n  laq inspect {folder}\n  laq verify {folder}")
+
+
+def _announce(model: Path, folder: Path, bpw: float) -> None:
+    megabytes = model.stat().st_size / 1e6
+    sys.stderr.write(
+        f"SmolLM2-135M-Instruct ({megabytes:.0f} MB, 4-bit weights in GGUF) to {bpw:g} bits per weight\n"
+        f"with everything counted, into {folder}; about five minutes on two idle cores\n"
+    )
 
 
 def _model_file() -> Path:

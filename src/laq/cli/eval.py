@@ -36,11 +36,12 @@ def evaluate(
         from laq.cli.loading import opened_network
         from laq.cli.tables import cost_table
         from laq.io.archive import open_archive
-        from laq.runtime.load import module_of
+        from laq.runtime.load import check_hashes, module_of
         from laq.steps import evaluate as run
 
         archive = open_archive(out_folder)
         _warn_if_seen(archive.manifest.provenance, data)
+        check_hashes(archive)
         module = module_of(archive)
         network = opened_network(reference)
         _check_same(network, archive.manifest.n_params, out_folder)

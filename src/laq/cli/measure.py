@@ -22,6 +22,7 @@ from laq.cli.options import (
     Quiet,
     Seed,
     Tokens,
+    check_data,
 )
 from laq.cli.output import running
 from laq.core.scheme import ScaleFormat
@@ -63,6 +64,8 @@ def measure(
         from laq.steps import calibrate, splits_of
         from laq.steps import measure as run
 
+        check_data(data)
+        _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
         network = opened_network(model, keep=keep, quantizer=quantizer)
@@ -84,11 +87,24 @@ def measure(
         out.show(content, _text(content))
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else than a measurement."""
+    from laq.core.errors import RequestError
+
+    others = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in others if name not in ("stats", "curves")]
+    if others:
+        raise RequestError(
+            f"{folder}: holds something else than a measurement: {', '.join(others[:5])}",
+            hint="choose a folder of its own with -o",
+        )
+
+
 def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: float) -> dict[str, Any]:
     from laq.allocation.common import size_range
     from laq.core.target import Unit
 
-    smallest, largest = size_range(curves, unit=Unit.TILE, floor=True)
+    smallest, largest = size_range(curves, unit=Unit.TILE, floor=False)
     return {
         "folder": str(folder),
         "time_s": time_s,

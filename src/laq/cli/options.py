@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from laq.core.budget import parse_size
-from laq.core.errors import BudgetError, RequestError
+from laq.core.errors import BudgetError, DataError, RequestError
 
 
 class GroupSize(Enum):
@@ -73,6 +73,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 CALIBRATION_TOKENS = 8192
 """As `laq.calibration.data.CALIBRATION_TOKENS`, which needs torch; a test holds the two together."""
+
+
+def check_data(data: str | None) -> None:
+    """Raise DataError if a --data that names a file or folder names none."""
+    if data is not None and data != "self" and not Path(data).exists():
+        raise DataError(
+            f"{data}: no such file or folder", hint="give a text file, a folder, .npy, .safetensors, or self"
+        )
 
 
 def check_limits(*, bpw: float | None, size: str | None, max_kl: float | None = None, names: str) -> None:

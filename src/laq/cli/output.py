@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 MAX_WIDTH = 79
+WIDE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Output:
         from rich.console import Console
 
         console = Console(file=self.stream, markup=False, emoji=False, highlight=False)
-        console.width = min(console.width, MAX_WIDTH)
+        # a file or another program gets one line a row
+        console.width = min(console.width, MAX_WIDTH) if self.stream.isatty() else WIDE
         for part in parts:
             if isinstance(part, str):
                 self.stream.write(_filled(part) + "\n")

@@ -24,6 +24,7 @@ from laq.cli.options import (
     Seed,
     Size,
     Tokens,
+    check_data,
     check_limits,
 )
 from laq.cli.output import running
@@ -84,6 +85,7 @@ def quantize(
     with running(debug=debug, as_json=as_json, quiet=quiet, may_download=not Path(model).exists()) as out:
         start = time.perf_counter()
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
+        check_data(data)
         network = _open(model, output, keep=keep, quantizer=quantizer)
 
         from laq.cli.paths import check_room

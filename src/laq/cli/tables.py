@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from laq.cli.bits import Bits, bar_of, by_depth, by_format, by_role, symbol_of
+from laq.core.record import nats_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,12 +68,12 @@ def _original_row(record: Record) -> tuple[str, ...]:
 
 
 def _cost_row(label: str, record: Record) -> tuple[str, ...]:
-    error = "" if record.kl_stderr_nats is None else f" ± {record.kl_stderr_nats:.4f}"
+    error = "" if record.kl_stderr_nats is None else f" ± {nats_text(record.kl_stderr_nats)}"
     return (
         label,
         mega(record.size_bytes),
         f"{record.bpw:.2f}",
-        f"{record.kl_nats:.4f}{error}",
+        f"{nats_text(record.kl_nats)}{error}",
         _number(record.perplexity),
         f"{100 * record.top1_agreement:.1f} %",
     )

@@ -10,6 +10,17 @@ from typing import Any
 from laq.core.storage import refusing, write_text_atomic
 
 
+def nats_text(nats: float) -> str:
+    """Return a KL for people: four decimals, or two digits where those would be zeros.
+
+    Examples
+    --------
+    >>> nats_text(0.05371), nats_text(0.0000508), nats_text(0.0)
+    ('0.0537', '5.1e-05', '0')
+    """
+    return f"{nats:.4f}" if nats >= 0.001 else f"{nats:.2g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """Distance of a quantized network to its original on held-out data.

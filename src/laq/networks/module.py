@@ -16,8 +16,15 @@ from torch import nn
 from laq.core.errors import DataError, NetworkError, RequestError
 from laq.networks.tensors import SAFETENSORS_NAMES
 
-Batch = Mapping[str, Any] | Sequence[Any]
-"""Arguments of one forward call: module(**batch) or module(*batch)."""
+Batch = Mapping[str, Any] | Sequence[Any] | torch.Tensor
+"""Arguments of one forward call: module(**batch), module(*batch), or module(batch) for one tensor."""
+
+
+def arguments_of(batch: Batch) -> list[Any]:
+    """Return everything that a batch passes to the module."""
+    if isinstance(batch, torch.Tensor):
+        return [batch]
+    return list(batch.values() if isinstance(batch, Mapping) else batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +180,7 @@ def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
 
 
 def run_logits(module: nn.Module, batch: Batch) -> torch.Tensor:
-    """Call `module` with a batch and return its logits, from a tensor or from `.logits`.
+    """Call `module` with a batch, and return its logits, from a tensor or from `.logits`.
 
     Raises
     ------
@@ -188,7 +195,7 @@ def run_logits(module: nn.Module, batch: Batch) -> torch.Tensor:
             "a batch is padded (zeros in attention_mask): padding would count like text",
             hint="pass sequences of one length in each batch, without padding",
         )
-    output = module(**batch) if isinstance(batch, Mapping) else module(*batch)
+    output = module(**batch) if isinstance(batch, Mapping) else module(*arguments_of(batch))
     logits = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, torch.Tensor):
         raise NetworkError(

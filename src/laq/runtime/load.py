@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from laq.core.errors import FormatError, RequestError
-from laq.io.archive import Archive, open_archive
+from laq.io.archive import Archive, open_archive, verify_hashes
 from laq.networks.tensors import from_raw
 from laq.networks.transformers import first_line, require_transformers
 from laq.runtime.replace import replace_weights_
@@ -35,7 +35,19 @@ def load(folder: str | Path, *, module: nn.Module | None = None, device: str = "
     RequestError
         If `module` is needed, or does not fit.
     """
-    return module_of(open_archive(Path(folder)), module=module).to(device)
+    archive = open_archive(Path(folder))
+    check_hashes(archive)
+    return module_of(archive, module=module).to(device)
+
+
+def check_hashes(archive: Archive) -> None:
+    """Raise FormatError, with their names, if bytes differ from the sums that were stored with them."""
+    damaged = verify_hashes(archive)
+    if damaged:
+        raise FormatError(
+            f"{archive.folder}: bytes differ from their checksums: {', '.join(damaged[:8])}",
+            hint="copy or quantize it again",
+        )
 
 
 def module_of(archive: Archive, *, module: nn.Module | None = None) -> nn.Module:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import NoReturn
 
 from torch import nn
 
+from laq.core.errors import RequestError
 from laq.core.packing import PackedTensor
 from laq.networks.module import Network
 from laq.runtime.embedding import PackedEmbedding
@@ -55,6 +57,15 @@ def replace_weights_(
     # tied names would make transformers look for parameters that are no longer there
     if hasattr(module, "tie_weights"):
         module.tie_weights = _nothing_to_tie  # type: ignore[assignment]  # instance attribute shadows the method
+    if hasattr(module, "save_pretrained"):
+        module.save_pretrained = _refuse_save  # type: ignore[assignment]  # the same
+
+
+def _refuse_save(*args: object, **kwargs: object) -> NoReturn:
+    raise RequestError(
+        "a packed model cannot be saved with save_pretrained: its packed weights would be missing",
+        hint="save it with result.save(FOLDER), open it with laq.load(FOLDER)",
+    )
 
 
 def _nothing_to_tie(*args: object, **kwargs: object) -> None:
