@@ -111,7 +111,8 @@ def fixed_splits(network: Network, text: Path | None) -> Splits:
 
 def cached_stats(network: Network, splits: Splits, work: Path) -> Stats:
     """Calibrate once per network and text."""
-    folder = work / f"stats-{network.content_hash()[:8]}-{hash_batches(splits.calibration)[:8]}"
+    names = (network.content_hash()[:8], hash_batches(splits.calibration)[:8], len(network.weights))
+    folder = work / "-".join(("stats", *map(str, names)))
     if not folder.exists():
         calibrate(network, splits.calibration).save(folder)
     return Stats.open(folder)
