@@ -12,9 +12,12 @@ MODEL  := .venv/.$(SMOLLM)
 PYTEST_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The build has an environment of its own; these hold its versions too.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check slow bench clean
+.PHONY: help venv demo test check sanitize arm slow bench clean
 .DELETE_ON_ERROR:
 
 # Nothing is fetched while laq itself runs.
@@ -22,11 +25,11 @@ demo test slow: export HF_HUB_OFFLINE := 1
 
 help: ## list the targets
 	@echo "usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 venv: $(VENV) ## create .venv and install laq into it
 
-$(VENV): pyproject.toml constraints.txt
+$(VENV): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	@$(PYTHON) -c 'import sys' 2>/dev/null || { \
 		echo "error: '$(PYTHON)' does not run; laq needs Python 3.11 or newer" >&2; \
 		echo "hint: install it, or name one: make venv PYTHON=python3.12" >&2; exit 1; }
@@ -40,7 +43,7 @@ $(VENV): pyproject.toml constraints.txt
 			exit 1; }; }
 	@echo "installing $(TORCH) (large, takes minutes the first time)"
 	@$(PIP) -c constraints.txt $(TORCH)
-	@echo "installing laq with the extras llm and test"
+	@echo "building the native kernels, installing laq with the extras llm and test"
 	@$(PIP) -c constraints.txt -e '.[llm,test]'
 	@touch $@
 
@@ -72,6 +75,28 @@ check: $(VENV) ## lint, format, types, import layers, doctests
 	@$(BIN)/lint-imports
 	@echo "doctests"
 	@$(PY) -m pytest -q --doctest-modules src/laq
+
+# The kernels with checks of addresses and undefined behaviour compiled in, under their tests. Python itself
+# leaves memory to the system at exit, hence no check for leaks.
+sanitize: $(VENV) ## run the kernels' tests with AddressSanitizer and UndefinedBehaviorSanitizer
+	@command -v cmake >/dev/null && command -v c++ >/dev/null || { \
+		echo "skipped: needs cmake and a C++ compiler"; exit 0; }; \
+	cmake -S . -B build/sanitize -DLAQ_SANITIZE=ON -DCMAKE_BUILD_TYPE=Release >/dev/null && \
+	cmake --build build/sanitize --parallel >/dev/null && \
+	echo "running the kernels' tests with sanitizers" && \
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	LAQ_KERNELS="$$(echo $(CURDIR)/build/sanitize/liblaq_kernels.*)" \
+	$(PY) -m pytest -q tests/kernels/test_native.py $(PYTEST_ARGS)
+
+# The kernels for another processor, in an emulator.
+arm: ## run the ARM kernels under qemu, if it and a cross compiler are installed
+	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null \
+		&& command -v cmake >/dev/null || { \
+		echo "skipped: needs cmake and the Debian packages g++-aarch64-linux-gnu and qemu-user"; exit 0; }; \
+	cmake -S . -B build/arm -DLAQ_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ >/dev/null && \
+	cmake --build build/arm --parallel >/dev/null && \
+	qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu build/arm/test_tiers
 
 bench: $(VENV) ## list the benchmark scripts and how to run them
 	@echo "usage: $(PY) bench/NAME.py --help"

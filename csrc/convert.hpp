@@ -1,0 +1,48 @@
+// float32, bfloat16 and float16, in plain integer arithmetic: the same bits on every machine.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+namespace laq {
+
+inline float as_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+inline uint32_t as_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+
+inline float from_bfloat16(uint16_t half) { return as_float(static_cast<uint32_t>(half) << 16); }
+
+inline uint16_t to_bfloat16(float value) {
+    const uint32_t bits = as_bits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40);  // stays NaN
+    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline float from_float16(uint16_t half) {
+    const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
+    float value = as_float(magnitude) * 0x1p112f;
+    if ((half & 0x7c00) == 0x7c00) value = as_float(magnitude | 0x7f800000u);
+    return (half & 0x8000) != 0 ? -value : value;
+}
+
+inline uint16_t to_float16(float value) {
+    const uint32_t bits = as_bits(value), magnitude = bits & 0x7fffffffu;
+    const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+    if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00);
+    if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00);  // 65520 rounds to infinity
+    if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 leaves the result in the last bits, rounded
+        return static_cast<uint16_t>(sign | (as_bits(as_float(magnitude) + 0.5f) - 0x3f000000u));
+    }
+    const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
+    return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+}  // namespace laq

@@ -1,0 +1,92 @@
+// AVX2: a line is two vectors of 8 rows. With AVX-VNNI the dot product is one instruction.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels.hpp"
+
+namespace laq {
+namespace {
+
+struct Avx2 {
+    using Bytes = __m256i;
+    using Ints = __m256i;
+    using Floats = __m256;
+    static constexpr int kParts = 2;
+#if defined(__AVXVNNI__)
+    static constexpr int kBlock = 12;
+#else
+    static constexpr int kBlock = 8;
+#endif
+    static constexpr int kOffset8 = 0;
+
+    static LAQ_INLINE Bytes load(const uint8_t *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
+    static LAQ_INLINE void store(uint8_t *p, Bytes a) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a); }
+
+    // Shifts work on 16 bits: what crosses a byte is masked away.
+    template <int POSITION, int WIDTH, int UP>
+    static LAQ_INLINE Bytes field(Bytes a) {
+        if constexpr (POSITION > UP) a = _mm256_srli_epi16(a, POSITION - UP);
+        if constexpr (POSITION < UP) a = _mm256_slli_epi16(a, UP - POSITION);
+        return _mm256_and_si256(a, _mm256_set1_epi8(static_cast<char>(((1 << WIDTH) - 1) << UP)));
+    }
+    static LAQ_INLINE Bytes either(Bytes a, Bytes b) { return _mm256_or_si256(a, b); }
+
+    static LAQ_INLINE Bytes repeat4(const int8_t *p) {
+        int32_t four;
+        memcpy(&four, p, 4);
+        return _mm256_set1_epi32(four);
+    }
+    template <int B>
+    static LAQ_INLINE Ints dot(Ints a, Bytes codes, Bytes x) {
+#if defined(__AVXVNNI__)
+        return _mm256_dpbusd_avx_epi32(a, codes, x);
+#else
+        const Ints ones = _mm256_set1_epi16(1);
+        if constexpr (B == 8) {  // pairs of products would pass 16 bits: by halves of a byte
+            const Bytes nibbles = _mm256_set1_epi8(15);
+            const Ints low = _mm256_maddubs_epi16(_mm256_and_si256(codes, nibbles), x);
+            const Ints high = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(codes, 4), nibbles), x);
+            a = _mm256_add_epi32(a, _mm256_madd_epi16(low, ones));
+            return _mm256_add_epi32(a, _mm256_madd_epi16(high, _mm256_set1_epi16(16)));
+        } else {  // 2 x 63 x 128 < 2 ** 15
+            return _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), ones));
+        }
+#endif
+    }
+
+    static LAQ_INLINE Ints repeat(int32_t a) { return _mm256_set1_epi32(a); }
+    static LAQ_INLINE Ints widen(const uint8_t *p) {
+        return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p)));
+    }
+    static LAQ_INLINE Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+    static LAQ_INLINE Ints subtract(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
+    static LAQ_INLINE Ints multiply(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
+    static LAQ_INLINE Ints times256(Ints a) { return _mm256_slli_epi32(a, 8); }
+
+    static LAQ_INLINE Floats zeros() { return _mm256_setzero_ps(); }
+    static LAQ_INLINE Floats to_float(Ints a) { return _mm256_cvtepi32_ps(a); }
+    static LAQ_INLINE Floats times(Floats a, float b) { return _mm256_mul_ps(a, _mm256_set1_ps(b)); }
+    static LAQ_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+    static LAQ_INLINE Floats load_floats(const float *p) { return _mm256_loadu_ps(p); }
+    static LAQ_INLINE void store_floats(float *p, Floats a) { _mm256_storeu_ps(p, a); }
+
+    static LAQ_INLINE Floats log_scales(const uint8_t *p, int octave) {
+        const Ints stored = widen(p);
+        const Floats table = _mm256_load_ps(reinterpret_cast<const float *>(kEighths));
+        const Floats eighths = _mm256_permutevar8x32_ps(table, stored);  // looks at three bits
+        const Ints exponents = _mm256_add_epi32(_mm256_srli_epi32(stored, 3), _mm256_set1_epi32(octave));
+        return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(eighths), _mm256_slli_epi32(exponents, 23)));
+    }
+    static LAQ_INLINE Floats half_scales(const uint16_t *p) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+    }
+
+    template <int B>
+    static LAQ_INLINE uint64_t spread(uint64_t word) {
+        return _pdep_u64(word, 0x0101010101010101ull * ((1u << B) - 1));
+    }
+};
+
+}  // namespace
+}  // namespace laq

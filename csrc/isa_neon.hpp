@@ -1,0 +1,79 @@
+// NEON with the dot product extension: a line is four vectors of 4 rows.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "kernels.hpp"
+
+namespace laq {
+namespace {
+
+struct Neon {
+    using Bytes = uint8x16_t;
+    using Ints = int32x4_t;
+    using Floats = float32x4_t;
+    static constexpr int kParts = 4;
+    static constexpr int kBlock = 8;
+    // The dot product takes signed bytes: codes of 8 bits are moved down by 128, and zero points with them.
+    static constexpr int kOffset8 = 128;
+
+    static LAQ_INLINE Bytes load(const uint8_t *p) { return vld1q_u8(p); }
+    static LAQ_INLINE void store(uint8_t *p, Bytes a) { vst1q_u8(p, a); }
+
+    template <int POSITION, int WIDTH, int UP>
+    static LAQ_INLINE Bytes field(Bytes a) {
+        if constexpr (POSITION > UP) a = vshrq_n_u8(a, POSITION - UP);
+        if constexpr (POSITION < UP) a = vshlq_n_u8(a, UP - POSITION);
+        return vandq_u8(a, vdupq_n_u8(((1 << WIDTH) - 1) << UP));
+    }
+    static LAQ_INLINE Bytes either(Bytes a, Bytes b) { return vorrq_u8(a, b); }
+
+    static LAQ_INLINE int8x16_t repeat4(const int8_t *p) {
+        int32_t four;
+        memcpy(&four, p, 4);
+        return vreinterpretq_s8_s32(vdupq_n_s32(four));
+    }
+    template <int B>
+    static LAQ_INLINE Ints dot(Ints a, Bytes codes, int8x16_t x) {
+        if constexpr (B == 8) codes = veorq_u8(codes, vdupq_n_u8(128));
+        return vdotq_s32(a, vreinterpretq_s8_u8(codes), x);
+    }
+
+    static LAQ_INLINE Ints repeat(int32_t a) { return vdupq_n_s32(a); }
+    static LAQ_INLINE Ints widen(const uint8_t *p) {
+        const int32_t values[4] = {p[0], p[1], p[2], p[3]};
+        return vld1q_s32(values);
+    }
+    static LAQ_INLINE Ints add(Ints a, Ints b) { return vaddq_s32(a, b); }
+    static LAQ_INLINE Ints subtract(Ints a, Ints b) { return vsubq_s32(a, b); }
+    static LAQ_INLINE Ints multiply(Ints a, Ints b) { return vmulq_s32(a, b); }
+    static LAQ_INLINE Ints times256(Ints a) { return vshlq_n_s32(a, 8); }
+
+    static LAQ_INLINE Floats zeros() { return vdupq_n_f32(0); }
+    static LAQ_INLINE Floats to_float(Ints a) { return vcvtq_f32_s32(a); }
+    static LAQ_INLINE Floats times(Floats a, float b) { return vmulq_n_f32(a, b); }
+    static LAQ_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
+    static LAQ_INLINE Floats load_floats(const float *p) { return vld1q_f32(p); }
+    static LAQ_INLINE void store_floats(float *p, Floats a) { vst1q_f32(p, a); }
+
+    static LAQ_INLINE Floats log_scales(const uint8_t *p, int octave) {
+        float values[4];
+        for (int i = 0; i < 4; i++) {
+            values[i] = bits_to_float(kEighths[p[i] & 7] + (static_cast<uint32_t>(octave + (p[i] >> 3)) << 23));
+        }
+        return vld1q_f32(values);
+    }
+    static LAQ_INLINE Floats half_scales(const uint16_t *p) {
+        return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+    }
+
+    template <int B>
+    static LAQ_INLINE uint64_t spread(uint64_t word) {
+        uint64_t r = 0;
+        for (int i = 0; i < 8; i++) r |= (word >> (B * i) & ((1u << B) - 1)) << (8 * i);
+        return r;
+    }
+};
+
+}  // namespace
+}  // namespace laq

@@ -1,0 +1,145 @@
+// Portable C++: the definition of every operation that the other instruction sets must agree with.
+#pragma once
+
+#include "kernels.hpp"
+
+namespace laq {
+namespace {
+
+struct Scalar {
+    struct Bytes { uint8_t v[64]; };
+    struct Ints { int32_t v[16]; };
+    struct Floats { float v[16]; };
+    static constexpr int kParts = 1;
+    static constexpr int kBlock = 1;
+    static constexpr int kOffset8 = 0;
+
+    static LAQ_INLINE Bytes load(const uint8_t *p) {
+        Bytes r;
+        memcpy(r.v, p, 64);
+        return r;
+    }
+    static LAQ_INLINE void store(uint8_t *p, const Bytes &a) { memcpy(p, a.v, 64); }
+
+    // WIDTH bits from bit POSITION of every byte, moved to bit UP.
+    template <int POSITION, int WIDTH, int UP>
+    static LAQ_INLINE Bytes field(const Bytes &a) {
+        Bytes r;
+        for (int i = 0; i < 64; i++) r.v[i] = static_cast<uint8_t>((a.v[i] >> POSITION & ((1 << WIDTH) - 1)) << UP);
+        return r;
+    }
+    static LAQ_INLINE Bytes either(const Bytes &a, const Bytes &b) {
+        Bytes r;
+        for (int i = 0; i < 64; i++) r.v[i] = a.v[i] | b.v[i];
+        return r;
+    }
+
+    // Four neighbouring activations; for all rows alike.
+    struct Four { int8_t v[4]; };
+    static LAQ_INLINE Four repeat4(const int8_t *p) {
+        Four r;
+        memcpy(r.v, p, 4);
+        return r;
+    }
+    template <int B>
+    static LAQ_INLINE Ints dot(const Ints &a, const Bytes &codes, const Four &x) {
+        Ints r;
+        for (int i = 0; i < 16; i++) {
+            const uint8_t *c = codes.v + 4 * i;
+            r.v[i] = a.v[i] + c[0] * x.v[0] + c[1] * x.v[1] + c[2] * x.v[2] + c[3] * x.v[3];
+        }
+        return r;
+    }
+
+    static LAQ_INLINE Ints repeat(int32_t a) {
+        Ints r;
+        for (int i = 0; i < 16; i++) r.v[i] = a;
+        return r;
+    }
+    static LAQ_INLINE Ints widen(const uint8_t *p) {
+        Ints r;
+        for (int i = 0; i < 16; i++) r.v[i] = p[i];
+        return r;
+    }
+    static LAQ_INLINE Ints add(const Ints &a, const Ints &b) {
+        Ints r;
+        for (int i = 0; i < 16; i++) r.v[i] = a.v[i] + b.v[i];
+        return r;
+    }
+    // The difference fits 32 bits, its parts fit as well: 255 x 32512 x 128 < 2 ** 31.
+    static LAQ_INLINE Ints subtract(const Ints &a, const Ints &b) {
+        Ints r;
+        for (int i = 0; i < 16; i++) r.v[i] = a.v[i] - b.v[i];
+        return r;
+    }
+    static LAQ_INLINE Ints multiply(const Ints &a, const Ints &b) {
+        Ints r;
+        for (int i = 0; i < 16; i++) r.v[i] = a.v[i] * b.v[i];
+        return r;
+    }
+    static LAQ_INLINE Ints times256(const Ints &a) {
+        Ints r;
+        for (int i = 0; i < 16; i++) r.v[i] = a.v[i] * 256;
+        return r;
+    }
+
+    static LAQ_INLINE Floats zeros() {
+        Floats r;
+        for (int i = 0; i < 16; i++) r.v[i] = 0.0f;
+        return r;
+    }
+    static LAQ_INLINE Floats to_float(const Ints &a) {
+        Floats r;
+        for (int i = 0; i < 16; i++) r.v[i] = static_cast<float>(a.v[i]);
+        return r;
+    }
+    static LAQ_INLINE Floats times(const Floats &a, float b) {
+        Floats r;
+        for (int i = 0; i < 16; i++) r.v[i] = a.v[i] * b;
+        return r;
+    }
+    static LAQ_INLINE Floats multiply_add(const Floats &a, const Floats &b, const Floats &c) {
+        Floats r;
+        for (int i = 0; i < 16; i++) r.v[i] = __builtin_fmaf(a.v[i], b.v[i], c.v[i]);
+        return r;
+    }
+    static LAQ_INLINE Floats load_floats(const float *p) {
+        Floats r;
+        memcpy(r.v, p, 64);
+        return r;
+    }
+    static LAQ_INLINE void store_floats(float *p, const Floats &a) { memcpy(p, a.v, 64); }
+
+    // 2 ** (octave + u / 8) for stored bytes u.
+    static LAQ_INLINE Floats log_scales(const uint8_t *p, int octave) {
+        Floats r;
+        for (int i = 0; i < 16; i++) {
+            const uint32_t exponent = static_cast<uint32_t>(octave + (p[i] >> 3));
+            r.v[i] = bits_to_float(kEighths[p[i] & 7] + (exponent << 23));
+        }
+        return r;
+    }
+    static LAQ_INLINE Floats half_scales(const uint16_t *p) {
+        Floats r;
+        uint16_t halves[16];
+        memcpy(halves, p, 32);
+        for (int i = 0; i < 16; i++) r.v[i] = half_to_float(halves[i]);
+        return r;
+    }
+    // Finite float16: the exponent moves by 112, subnormals by a product.
+    static LAQ_INLINE float half_to_float(uint16_t half) {
+        const float scaled = bits_to_float((half & 0x7fffu) << 13) * 0x1p112f;
+        return (half & 0x8000u) != 0 ? -scaled : scaled;
+    }
+
+    // Eight numbers of B bits to eight bytes.
+    template <int B>
+    static LAQ_INLINE uint64_t spread(uint64_t word) {
+        uint64_t r = 0;
+        for (int i = 0; i < 8; i++) r |= (word >> (B * i) & ((1u << B) - 1)) << (8 * i);
+        return r;
+    }
+};
+
+}  // namespace
+}  // namespace laq

@@ -1,0 +1,102 @@
+/* Kernels over packed matrices: the border between C++ and everybody else.
+ *
+ * docs/FORMAT.md defines the bytes, src/laq/kernels/reference.py the operations. Nothing here allocates
+ * matrices, throws, or keeps a pointer after it returned. Functions may be called from several threads.
+ * Functions that return int32_t give LAQ_OK or one of the other codes.
+ */
+#ifndef LAQ_H
+#define LAQ_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define LAQ_API __declspec(dllexport)
+#else
+#define LAQ_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised whenever a struct or function below changes. */
+#define LAQ_ABI_VERSION 1
+
+enum {
+    LAQ_OK = 0,
+    LAQ_BAD_SHAPE = 1,       /* a size is negative, zero where it may not be, or too large */
+    LAQ_BAD_TILE = 2,        /* a width, a column group, or the order of tiles */
+    LAQ_BAD_SIZE = 3,        /* payload or zero points are not as long as the tiles say */
+    LAQ_BAD_SCALE = 4,       /* an octave out of range, or a float16 scale that is not finite */
+    LAQ_BAD_PERMUTATION = 5, /* an index out of range or twice */
+    LAQ_BAD_ARGUMENT = 6,    /* an unknown type, tier or mode; siblings that do not share their input */
+    LAQ_NO_MEMORY = 7,
+};
+
+enum { LAQ_FLOAT32 = 0, LAQ_BFLOAT16 = 1, LAQ_FLOAT16 = 2 };
+enum { LAQ_SCALES_FLOAT16 = 0, LAQ_SCALES_LOG8 = 1 };
+
+/* A packed matrix. All pointers belong to the caller; none needs to be aligned. */
+typedef struct {
+    int64_t n_rows, n_columns; /* before padding */
+    int32_t group_size;        /* 32, 64 or 128 */
+    int32_t scale_format;
+    int64_t n_tiles;                   /* stored tiles */
+    int64_t payload_bytes;             /* sum of 2 * group_size * bits */
+    int64_t zero_point_bytes;          /* sum of 2 * bits */
+    const uint8_t *payload;            /* bricks */
+    const uint8_t *bits;               /* [n_tiles] */
+    const uint16_t *groups;            /* [n_tiles] */
+    const void *scales;                /* [n_tiles, 16] uint8 or float16 */
+    const int8_t *octaves;             /* [row blocks] base-2 exponent of each row block, for LOG8 */
+    const uint8_t *zero_points;        /* bits wide each, 16 a tile */
+    const int32_t *tile_starts;        /* [row blocks + 1] first stored tile of each row block */
+    const void *row_permutation;       /* source row of each stored row, or NULL */
+    const void *column_permutation;    /* source column of each stored column, or NULL */
+    int32_t row_index_bytes;           /* 2 or 4: size of an index in row_permutation */
+    int32_t column_index_bytes;        /* the same for column_permutation */
+} laq_matrix;
+
+LAQ_API int32_t laq_abi_version(void);
+
+/* Name of tier i of those this machine can run, slowest first; NULL beyond the last. */
+LAQ_API const char *laq_tier(int32_t index);
+/* The tier in use. */
+LAQ_API const char *laq_current_tier(void);
+/* Use a tier by name. LAQ_BAD_ARGUMENT if this machine cannot run it. */
+LAQ_API int32_t laq_use_tier(const char *name);
+
+/* Threads that share one call, the caller included. */
+LAQ_API int32_t laq_set_threads(int32_t n_threads);
+LAQ_API int32_t laq_threads(void);
+
+/* Check all that the other functions rely on; they do not check again. */
+LAQ_API int32_t laq_check(const laq_matrix *matrix);
+
+/* y_i = x W_i' + bias_i for n_matrices matrices with one column permutation, group size and width.
+ *
+ * x       [n_inputs, n_columns], rows `stride` elements apart
+ * y       n_matrices pointers to [n_inputs, n_rows_i], contiguous, of x's type
+ * bias    n_matrices pointers to float32 [n_rows_i] or NULL; NULL for none at all
+ * activation_bits
+ *         8 or 16: inputs are rounded to this many bits a group before the integer dot product
+ *
+ * Every tier gives the same bits. Inputs that are not finite give what a float product would: an infinity
+ * or NaN. Groups whose largest magnitude is below 1e-30 count as zero.
+ */
+LAQ_API int32_t laq_linear(const laq_matrix *matrices, int32_t n_matrices, const void *x, int32_t type,
+                           int64_t n_inputs, int64_t stride, void *const *y, const float *const *bias,
+                           int32_t activation_bits);
+
+/* out [n, n_columns] = rows of the source's matrix, in the source's order of columns, times `factor`.
+ * stored_rows says where each lies: int64, in range. */
+LAQ_API int32_t laq_rows(const laq_matrix *matrix, const int64_t *stored_rows, int64_t n, float factor,
+                         void *out, int32_t type);
+
+/* Read n bytes as fast as the machine can, with all threads; for benchmarks. Returns their xor by words. */
+LAQ_API uint64_t laq_read(const uint8_t *bytes, int64_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,46 @@
+// What a tier offers: one table of functions for each instruction set.
+#pragma once
+
+#include "laq.h"
+
+namespace laq {
+
+constexpr int kTileRows = 16;
+constexpr int kBrickColumns = 32;
+constexpr int kLineBytes = 64;
+// Inputs that share one unpacked tile; their float sums stay in the first-level cache.
+constexpr int kInputChunk = 128;
+
+// Inputs rounded to integers, a group at a time; group-major: all inputs of a group lie together.
+struct Activations {
+    const int8_t *high;   // [groups, inputs, group_size]; the only plane with 8 bits
+    const int8_t *low;    // the same: value = 256 high + low, with 16 bits
+    const float *scales;  // [groups, inputs]
+    const int32_t *sums;  // [groups, inputs] sum of the rounded values
+    int64_t n_inputs;
+};
+
+struct Tier {
+    const char *name;
+    bool (*runs_here)();
+    // Round one input, float32 [padded columns], to integers of `bits` bits at position `input`.
+    void (*quantize)(const float *x, int64_t n_groups, int group_size, int bits, int64_t input,
+                     int64_t n_inputs, int8_t *high, int8_t *low, float *scales, int32_t *sums);
+    // One input: out[16] for each row block from `first` to `last`.
+    void (*vector)(const laq_matrix &matrix, const Activations &x, bool two_planes, int64_t first, int64_t last,
+                   const uint8_t *payload, float *out);
+    // Up to kInputChunk inputs from `input`: out[n][16] of one row block.
+    void (*block)(const laq_matrix &matrix, const Activations &x, bool two_planes, int64_t row_block,
+                  const uint8_t *payload, int64_t input, int n, float *out);
+    // Codes of a tile of `bits` bits as bytes [16, group_size].
+    void (*codes)(const uint8_t *tile, int bits, int group_size, uint8_t *out);
+};
+
+extern const Tier scalar_tier;
+#if defined(LAQ_X86)
+extern const Tier avx2_tier, avx_vnni_tier, avx512_tier, avx512_gfni_tier;
+#elif defined(LAQ_ARM)
+extern const Tier neon_tier;
+#endif
+
+}  // namespace laq

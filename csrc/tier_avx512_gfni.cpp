@@ -1,0 +1,10 @@
+#include "isa_avx512.hpp"
+
+namespace laq {
+static bool runs_here() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("gfni");
+}
+extern const Tier avx512_gfni_tier = tier_of<Avx512>("avx512-vnni-gfni", runs_here);
+}  // namespace laq

@@ -1,0 +1,272 @@
+"""The C++ kernels behind csrc/laq.h, through ctypes.
+
+A machine without them (no compiler at installation, an unknown system) uses `torch_decode` instead; `status`
+says which and why. `LAQ_KERNELS` names a tier, `torch` for none, or the file of another build.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from laq.core.errors import FormatError, RequestError
+
+if TYPE_CHECKING:
+    Pointer = ctypes.c_void_p | int | None
+
+ABI_VERSION = 1
+ENVIRONMENT = "LAQ_KERNELS"
+WITHOUT = "torch"
+"""Value of LAQ_KERNELS that leaves the native kernels alone."""
+
+FLOAT32, BFLOAT16, FLOAT16 = range(3)
+SCALES_FLOAT16, SCALES_LOG8 = range(2)
+PROBLEMS = {
+    1: "a size is out of range",
+    2: "a tile's width, column group or order is out of range",
+    3: "payload or zero points are not as long as the tile table says",
+    4: "a scale is out of range",
+    5: "a permutation does not hold every index once",
+    6: "arguments do not fit together",
+    7: "out of memory",
+}
+
+
+class Matrix(ctypes.Structure):
+    """`laq_matrix`: sizes of a packed matrix and addresses of its sections."""
+
+    _fields_ = (
+        ("n_rows", ctypes.c_int64),
+        ("n_columns", ctypes.c_int64),
+        ("group_size", ctypes.c_int32),
+        ("scale_format", ctypes.c_int32),
+        ("n_tiles", ctypes.c_int64),
+        ("payload_bytes", ctypes.c_int64),
+        ("zero_point_bytes", ctypes.c_int64),
+        ("payload", ctypes.c_void_p),
+        ("bits", ctypes.c_void_p),
+        ("groups", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("octaves", ctypes.c_void_p),
+        ("zero_points", ctypes.c_void_p),
+        ("tile_starts", ctypes.c_void_p),
+        ("row_permutation", ctypes.c_void_p),
+        ("column_permutation", ctypes.c_void_p),
+        ("row_index_bytes", ctypes.c_int32),
+        ("column_index_bytes", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What runs packed matrices on this machine.
+
+    Parameters
+    ----------
+    tier : str
+        Instruction set in use; empty without native kernels.
+    tiers : tuple of str
+        Those that this machine can run, slowest first.
+    reason : str
+        Why there are none, or why none is used.
+    """
+
+    tier: str
+    tiers: tuple[str, ...]
+    reason: str
+
+
+class Library:
+    """The functions of csrc/laq.h with their types; see there for shapes."""
+
+    def __init__(self, path: Path) -> None:
+        functions = ctypes.CDLL(str(path))
+        self.path = path
+        self._functions = functions
+        for name in ("laq_tier", "laq_current_tier"):
+            getattr(functions, name).restype = ctypes.c_char_p
+        functions.laq_tier.argtypes = (ctypes.c_int32,)
+        functions.laq_use_tier.argtypes = (ctypes.c_char_p,)
+        functions.laq_set_threads.argtypes = (ctypes.c_int32,)
+        functions.laq_check.argtypes = (ctypes.POINTER(Matrix),)
+        self.linear = functions.laq_linear
+        self.linear.argtypes = (
+            ctypes.POINTER(Matrix),
+            ctypes.c_int32,
+            ctypes.c_void_p,
+            ctypes.c_int32,
+            ctypes.c_int64,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int32,
+        )
+        self.rows = functions.laq_rows
+        self.rows.argtypes = (
+            ctypes.POINTER(Matrix),
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_float,
+            ctypes.c_void_p,
+            ctypes.c_int32,
+        )
+        functions.laq_read.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+        functions.laq_read.restype = ctypes.c_uint64
+
+    @property
+    def abi_version(self) -> int:
+        """Version of the border; this file speaks `ABI_VERSION`."""
+        return int(self._functions.laq_abi_version())
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """Names of the instruction sets that this machine can run, slowest first."""
+        names: list[str] = []
+        while (name := self._functions.laq_tier(len(names))) is not None:
+            names.append(name.decode())
+        return tuple(names)
+
+    @property
+    def tier(self) -> str:
+        """The instruction set in use."""
+        name: bytes = self._functions.laq_current_tier()
+        return name.decode()
+
+    def use_tier(self, name: str) -> None:
+        """Use an instruction set for all further calls.
+
+        Raises
+        ------
+        RequestError
+            If this machine cannot run it.
+        """
+        if self._functions.laq_use_tier(name.encode()):
+            raise RequestError(
+                f"{ENVIRONMENT}={name}: not an instruction set of this machine",
+                hint=f"choose one of {', '.join((WITHOUT, *self.tiers))}",
+            )
+
+    @property
+    def threads(self) -> int:
+        """Threads that share one call."""
+        return int(self._functions.laq_threads())
+
+    def set_threads(self, n_threads: int) -> None:
+        """Let this many threads share one call."""
+        raise_problem(self._functions.laq_set_threads(n_threads), name="threads")
+
+    def check(self, matrix: Matrix, *, name: str) -> None:
+        """Check all that the kernels rely on.
+
+        Raises
+        ------
+        FormatError
+            If a section is out of range, with the matrix's `name`.
+        """
+        raise_problem(self._functions.laq_check(ctypes.byref(matrix)), name=name)
+
+    def read(self, address: int, size_bytes: int) -> int:
+        """Read memory as fast as all threads can; returns the xor of its words."""
+        return int(self._functions.laq_read(address, size_bytes))
+
+
+def raise_problem(code: int, *, name: str) -> None:
+    """Raise what a return code says.
+
+    Raises
+    ------
+    MemoryError
+        If memory ran out.
+    FormatError
+        For any other code but 0.
+    """
+    if code == 0:
+        return
+    problem = PROBLEMS.get(code, f"unknown problem {code}")
+    if problem == "out of memory":
+        raise MemoryError(f"{name}: {problem}")
+    raise FormatError(f"{name}: {problem}", hint="the archive is damaged: copy or quantize it again")
+
+
+def matrices(several: Sequence[Matrix]) -> ctypes.Array[Matrix]:
+    """Return matrices side by side, as `Library.linear` takes them."""
+    return (Matrix * len(several))(*several)
+
+
+def with_columns_of(matrix: Matrix, other: Matrix) -> Matrix:
+    """Return a copy that reads its order of columns, which is equal, where another has it."""
+    copy = Matrix.from_buffer_copy(matrix)
+    copy.column_permutation = other.column_permutation
+    return copy
+
+
+def addresses(several: Sequence[int | None]) -> ctypes.Array[ctypes.c_void_p]:
+    """Return addresses side by side; None is NULL."""
+    return (ctypes.c_void_p * len(several))(*several)
+
+
+@cache
+def _loaded(build: str = "") -> tuple[Library | None, str]:
+    """Load a build, or the one that was installed; the reason if there is none."""
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    package = sys.modules[__package__]
+    installed = (Path(folder) / f"liblaq_kernels.{suffix}" for folder in package.__path__)
+    found = [path for path in ([Path(build)] if build else installed) if path.is_file()]
+    if not found:
+        return None, "not built when laq was installed: no C++17 compiler was found"
+    try:
+        library = Library(found[0])
+    except (OSError, AttributeError) as error:
+        return None, f"{found[0].name} cannot be loaded: {error}"
+    if library.abi_version != ABI_VERSION:
+        return None, f"{found[0].name} is of another version: install laq again"
+    return library, ""
+
+
+@cache
+def library() -> Library | None:
+    """Return the native kernels, set to the tier that LAQ_KERNELS names; None without them.
+
+    Raises
+    ------
+    RequestError
+        If LAQ_KERNELS names what this machine cannot run.
+    """
+    wanted = os.environ.get(ENVIRONMENT, "")
+    if wanted == WITHOUT:
+        return None
+    is_file = os.sep in wanted
+    found, reason = _loaded(wanted if is_file else "")
+    if wanted and not (is_file and found is not None):
+        if found is None:
+            raise RequestError(
+                f"{ENVIRONMENT}={wanted}: {reason}", hint=f"unset {ENVIRONMENT}"
+            )
+        found.use_tier(wanted)
+    if found is not None:
+        found.set_threads(usable_threads())
+    return found
+
+
+def usable_threads() -> int:
+    """Return LAQ_THREADS, or the number of cores that this process may use."""
+    wanted = os.environ.get("LAQ_THREADS", "")
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def status() -> Status:
+    """Say what runs packed matrices here."""
+    found, reason = _loaded()
+    tiers = () if found is None else found.tiers
+    used = library()
+    if used is None:
+        return Status("", tiers, reason or f"{ENVIRONMENT}={WITHOUT}")
+    return Status(used.tier, tiers, "")
