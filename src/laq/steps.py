@@ -26,10 +26,14 @@ from laq.quantizers import QUANTIZERS
 from laq.quantizers.common.apply import apply_plans
 from laq.runtime.replace import resident_bytes
 from laq.runtime.result import Result, archive_fixed_bytes
+from laq.runtime.siblings import rounding_activations
 from laq.sensitivity.measure import measure_weights
 
 Source = str | Path | nn.Module | Network
 Data = str | Path | Iterable[Batch] | None
+
+EVALUATED_BITS = 16
+"""Bits of activations during evaluation: what is measured is the loss of the weights alone."""
 
 
 def open_network(source: Source, *, keep: str | None = None) -> Network:
@@ -227,7 +231,8 @@ def records(
 ) -> dict[str, Record]:
     """Evaluate several quantized networks side by side: the original runs once."""
     modules = [module for module, _ in models.values()]
-    found = compare(original.module, modules, batches, label=f"evaluating on {split}")
+    with rounding_activations(modules, EVALUATED_BITS):
+        found = compare(original.module, modules, batches, label=f"evaluating on {split}")
     data_hash = hash_batches(batches)
     result = {}
     for (name, (module, size_bytes)), divergence in zip(models.items(), found, strict=True):

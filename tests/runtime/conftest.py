@@ -8,6 +8,7 @@ from laq.core.groups import TILE_ROWS, TileGrid
 from laq.core.permutation import index_dtype
 from laq.core.qtensor import QTensor
 from laq.core.scheme import ScaleFormat
+from laq.kernels import native
 from laq.kernels.reference import pack
 from laq.quantizers.rtn import RoundToNearest
 
@@ -75,3 +76,9 @@ def packed_llama(packed_random):
         network = describe(transformers.LlamaForCausalLM(config).eval())
     packed = {weight.name: packed_random(weight.shape, 32, choices=7) for weight in network.weights}
     return network, packed_copy(network, packed)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Compute in torch, as machines without native kernels do."""
+    monkeypatch.setattr(native, "library", lambda: None)

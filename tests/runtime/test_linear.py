@@ -1,4 +1,4 @@
-"""A packed linear computes what its dense twin computes."""
+"""A packed linear computes what its dense twin computes; in torch here, natively in test_native.py."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,8 @@ from laq.core.scheme import ScaleFormat
 from laq.runtime import linear as linear_module
 from laq.runtime.linear import PackedLinear
 from laq.runtime.packed import PackedWeight
+
+pytestmark = pytest.mark.usefixtures("decoded")
 
 
 def dense_twin(layer):

@@ -22,8 +22,8 @@ KEYS = {
     "scale_base",
     "zero_points",
     "tile_starts",
-    "column_index",
-    "row_index",
+    "column_permutation",
+    "row_permutation",
 }
 
 

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from laq.core.groups import TILE_ROWS
-from laq.runtime.packed import PackedWeight
+from laq.runtime import operators  # noqa: F401 - registers torch.ops.laq
+from laq.runtime.calls import TYPES, call_rows, has_kernels
+from laq.runtime.packed import PackedWeight, index_of
 
 
 class PackedEmbedding(nn.Module):
@@ -23,10 +25,14 @@ class PackedEmbedding(nn.Module):
     """
 
     _typed: torch.Tensor
+    row_index: torch.Tensor | None
 
     def __init__(self, packed: PackedWeight, *, dtype: torch.dtype, scale: float = 1.0) -> None:
         super().__init__()
         self.packed, self.scale = packed, scale
+        permutation = packed.row_permutation
+        where = None if permutation is None else torch.argsort(index_of(permutation)).int()
+        self.register_buffer("row_index", where)
         self.register_buffer("_typed", torch.empty(0, dtype=dtype), persistent=False)
 
     @property
@@ -52,23 +58,34 @@ class PackedEmbedding(nn.Module):
         IndexError
             If an id is outside of the vocabulary, as in `nn.Embedding`.
         """
-        packed = self.packed
-        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= packed.n_rows):
+        packed, compiling = self.packed, torch.compiler.is_compiling()
+        if not compiling and ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= packed.n_rows):
             raise IndexError(
                 f"ids from {int(ids.min())} to {int(ids.max())}, the vocabulary has {packed.n_rows}"
             )
-        rows = ids.flatten() if packed.row_index is None else packed.row_index[ids.flatten()].long()
+        rows = ids.long() if self.row_index is None else self.row_index[ids].long()
+        if rows.device.type != "cpu" or self.dtype not in TYPES or not has_kernels():
+            return self._decoded(rows.flatten()).view(*ids.shape, packed.n_columns)
+        if compiling:
+            sizes = packed.n_rows, packed.n_columns, packed.grid.group_size
+            operator = torch.ops.laq.rows
+            result: torch.Tensor = operator(rows, self.scale, self.dtype, *packed.sections(), *sizes)
+            return result
+        return call_rows(packed.matrix(), rows, self.scale, self.dtype)
+
+    def _decoded(self, rows: torch.Tensor) -> torch.Tensor:
+        packed = self.packed
         blocks, position = torch.unique(rows // TILE_ROWS, return_inverse=True)
         stored = packed.decode(blocks)[position * TILE_ROWS + rows % TILE_ROWS][:, : packed.n_columns]
         result = torch.empty_like(stored)
-        if packed.column_index is None:
+        if packed.column_permutation is None:
             result = stored
         else:
-            result[:, packed.column_index.long()] = stored
+            result[:, index_of(packed.column_permutation)] = stored
         result = result.to(self.dtype)
         if self.scale != 1.0:
             result = result * torch.tensor(self.scale, dtype=self.dtype, device=result.device)
-        return result.view(*ids.shape, packed.n_columns)
+        return result
 
     def extra_repr(self) -> str:
         """Return the sizes, for printing."""

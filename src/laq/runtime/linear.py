@@ -7,11 +7,14 @@ from torch import nn
 from torch.nn import functional
 
 from laq.core.groups import TILE_ROWS
-from laq.runtime.packed import DECODE_ELEMENTS, PackedWeight
+from laq.runtime import operators  # noqa: F401 - registers torch.ops.laq
+from laq.runtime.calls import can_run
+from laq.runtime.packed import DECODE_ELEMENTS, PackedWeight, index_of
+from laq.runtime.siblings import Siblings, linear
 
 
 class PackedLinear(nn.Module):
-    """y = x W' + b; W is decoded a few row blocks at a time.
+    """y = x W' + b by the native kernels; without them W is decoded a few row blocks at a time.
 
     Parameters
     ----------
@@ -19,12 +22,21 @@ class PackedLinear(nn.Module):
         The weight; may be shared with a `PackedEmbedding`.
     bias : Tensor or None
         float [out_features].
+
+    Attributes
+    ----------
+    activation_bits : int or None
+        Bits that native kernels round inputs to, 8 or 16; None lets the number of inputs decide.
+    siblings : Siblings or None
+        Layers that read the same input and are computed together.
     """
 
     def __init__(self, packed: PackedWeight, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.packed = packed
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.activation_bits: int | None = None
+        self.siblings: Siblings | None = None
 
     @property
     def in_features(self) -> int:
@@ -38,17 +50,32 @@ class PackedLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return float [..., out_features] for float [..., in_features], in the input's type."""
+        if not can_run(inputs):
+            return self._decoded(inputs)
+        if torch.compiler.is_compiling():
+            return self._operator(inputs)
+        return linear([self], inputs)[0] if self.siblings is None else self.siblings.linear(self, inputs)
+
+    def _operator(self, inputs: torch.Tensor) -> torch.Tensor:
+        packed = self.packed
+        sizes = packed.n_rows, packed.n_columns, packed.grid.group_size
+        bits = self.activation_bits or 0
+        result: torch.Tensor = torch.ops.laq.linear(inputs, self.bias, bits, *packed.sections(), *sizes)
+        return result
+
+    def _decoded(self, inputs: torch.Tensor) -> torch.Tensor:
         packed, grid = self.packed, self.packed.grid
-        gathered = inputs if packed.column_index is None else inputs[..., packed.column_index.long()]
+        columns, rows = packed.column_permutation, packed.row_permutation
+        gathered = inputs if columns is None else inputs[..., index_of(columns)]
         if grid.padded_columns != grid.n_columns:
             gathered = functional.pad(gathered, (0, grid.padded_columns - grid.n_columns))
         step = max(1, DECODE_ELEMENTS // (TILE_ROWS * grid.padded_columns))
         blocks = torch.arange(grid.n_row_blocks, device=inputs.device)
         parts = [gathered @ packed.decode(some).to(inputs.dtype).T for some in blocks.split(step)]
         stored = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-        outputs = (
-            stored[..., : grid.n_rows] if packed.row_index is None else stored[..., packed.row_index.long()]
-        )
+        outputs = stored[..., : grid.n_rows]
+        if rows is not None:
+            outputs = torch.empty_like(outputs).index_copy(-1, index_of(rows), outputs)
         return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
 
     def extra_repr(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,13 +13,63 @@ from torch import nn
 from laq.core.errors import RequestError
 from laq.core.groups import TILE_ROWS, TileGrid
 from laq.core.packing import LINE_BYTES, LOG_SCALE_BIAS, PackedTensor, tile_offsets, tile_row_blocks
-from laq.core.permutation import inverse
 from laq.core.qtensor import LOG_STEPS
 from laq.core.scheme import ScaleFormat
+from laq.kernels import native
 from laq.kernels.torch_decode import decode_bricks, decode_zero_points
+from laq.runtime.arena import Arena
 
 DECODE_ELEMENTS = 1 << 21
 """Weights decoded at a time: bounds the float32 temporary to 8 MB."""
+
+
+SECTIONS = (
+    "payload",
+    "bits",
+    "groups",
+    "scales",
+    "scale_base",
+    "zero_points",
+    "tile_starts",
+    "row_permutation",
+    "column_permutation",
+)
+"""Buffers of a packed weight, in the order in which operators take them."""
+
+
+def matrix_of(
+    sections: Sequence[torch.Tensor | None], *, n_rows: int, n_columns: int, group_size: int
+) -> native.Matrix:
+    """Return what the native kernels take for buffers in the order of `SECTIONS`; unchecked."""
+    named = dict(zip(SECTIONS, sections, strict=True))
+    assert all(section is None or section.is_contiguous() for section in sections)
+    at = {name: None if section is None else section.data_ptr() for name, section in named.items()}
+    payload, bits, zero_points = (named[name] for name in ("payload", "bits", "zero_points"))
+    assert payload is not None and bits is not None and zero_points is not None  # noqa: PT018
+
+    def index_bytes(permutation: torch.Tensor | None) -> int:
+        return 0 if permutation is None else permutation.element_size()
+
+    return native.Matrix(
+        n_rows=n_rows,
+        n_columns=n_columns,
+        group_size=group_size,
+        scale_format=native.SCALES_FLOAT16 if named["scale_base"] is None else native.SCALES_LOG8,
+        n_tiles=len(bits),
+        payload_bytes=payload.numel(),
+        zero_point_bytes=len(zero_points),
+        payload=at["payload"],
+        bits=at["bits"],
+        groups=at["groups"],
+        scales=at["scales"],
+        octaves=at["scale_base"],
+        zero_points=at["zero_points"],
+        tile_starts=at["tile_starts"],
+        row_permutation=at["row_permutation"],
+        column_permutation=at["column_permutation"],
+        row_index_bytes=index_bytes(named["row_permutation"]),
+        column_index_bytes=index_bytes(named["column_permutation"]),
+    )
 
 
 class PackedWeight(nn.Module):
@@ -28,6 +79,8 @@ class PackedWeight(nn.Module):
     ----------
     packed : PackedTensor
         Checked sections; the arrays are copied once.
+    arena : Arena, optional
+        Where the payload goes: weights of one network share huge pages.
     """
 
     payload: torch.Tensor
@@ -37,14 +90,15 @@ class PackedWeight(nn.Module):
     scale_base: torch.Tensor | None
     zero_points: torch.Tensor
     tile_starts: torch.Tensor
-    column_index: torch.Tensor | None
-    row_index: torch.Tensor | None
+    column_permutation: torch.Tensor | None
+    row_permutation: torch.Tensor | None
 
-    def __init__(self, packed: PackedTensor) -> None:
+    def __init__(self, packed: PackedTensor, *, arena: Arena | None = None) -> None:
         super().__init__()
         self.grid: TileGrid = packed.grid
         self.scale_format: ScaleFormat = packed.scale_format
-        self.register_buffer("payload", _tensor(packed.payload).view(-1, LINE_BYTES))
+        payload = (arena or Arena()).copy(packed.payload)
+        self.register_buffer("payload", torch.from_numpy(payload).view(-1, LINE_BYTES))
         self.register_buffer("bits", _tensor(packed.bits))
         self.register_buffer("groups", _tensor(packed.groups.astype(np.int16)))
         # float16 scales as their bits: casting a model converts floating-point buffers
@@ -57,8 +111,9 @@ class PackedWeight(nn.Module):
         starts = np.searchsorted(blocks, np.arange(packed.grid.n_row_blocks + 1))
         self.register_buffer("tile_starts", _tensor(starts.astype(np.int32)))
         columns, rows = packed.column_permutation, packed.row_permutation
-        self.register_buffer("column_index", None if columns is None else _index(columns))
-        self.register_buffer("row_index", None if rows is None else _index(inverse(rows)))
+        self.register_buffer("column_permutation", None if columns is None else _index(columns))
+        self.register_buffer("row_permutation", None if rows is None else _index(rows))
+        self._native: native.Matrix | None = None
         assert int(tile_offsets(packed.bits, packed.grid)[-1]) == len(packed.payload)
 
     @property
@@ -93,12 +148,48 @@ class PackedWeight(nn.Module):
         """Return the whole matrix in the source's order; float32 [n_rows, n_columns]."""
         blocks = torch.arange(self.grid.n_row_blocks, device=self.payload.device)
         stored = self.decode(blocks)[: self.n_rows, : self.n_columns]
-        rows = stored if self.row_index is None else stored[self.row_index.long()]
-        if self.column_index is None:
-            return rows
-        result = torch.empty_like(rows)
-        result[:, self.column_index.long()] = rows
+        result = stored
+        if self.row_permutation is not None:
+            result = torch.empty_like(stored)
+            result[index_of(self.row_permutation)] = stored
+        if self.column_permutation is None:
+            return result
+        rows, result = result, torch.empty_like(result)
+        result[:, index_of(self.column_permutation)] = rows
         return result
+
+    def matrix(self) -> native.Matrix:
+        """Return this matrix as the native kernels take it; checked when buffers were loaded or moved.
+
+        Raises
+        ------
+        FormatError
+            If what was loaded into the buffers is not a packed matrix.
+        """
+        if self._native is None:
+            library = native.library()
+            assert library is not None
+            matrix = self._described()
+            library.check(matrix, name="packed weight")
+            self._native = matrix
+        return self._native
+
+    def _described(self) -> native.Matrix:
+        return matrix_of(
+            self.sections(), n_rows=self.n_rows, n_columns=self.n_columns, group_size=self.grid.group_size
+        )
+
+    def sections(self) -> list[torch.Tensor | None]:
+        """Return the buffers in the order of `SECTIONS`."""
+        return [self._buffers[name] for name in SECTIONS]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
+        self._native = None  # buffers move
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch left it untyped
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._native = None  # buffers change
+        super()._load_from_state_dict(*args, **kwargs)
 
     def _tiles_of(self, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Stored tiles of the row blocks, and the position in `blocks` that each belongs to."""
@@ -142,6 +233,7 @@ class PackedWeight(nn.Module):
         memo[id(self)] = twin
         nn.Module.__init__(twin)
         twin.grid, twin.scale_format, twin.training = self.grid, self.scale_format, self.training
+        twin._native = None
         for name, buffer in self._buffers.items():
             twin.register_buffer(name, None if buffer is None else copy.deepcopy(buffer, memo))
         return twin
@@ -159,9 +251,13 @@ def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 
 def _index(permutation: np.ndarray[Any, Any]) -> torch.Tensor:
-    """An index as torch can hold it compactly: int16 up to 32768 elements, else int32."""
-    dtype = np.int16 if len(permutation) <= 1 << 15 else np.int32
-    return _tensor(permutation.astype(dtype))
+    """A permutation as it is stored: torch lacks most operations of its types, but moves their bits."""
+    return _tensor(permutation.view(np.dtype(f"i{permutation.itemsize}")))
+
+
+def index_of(permutation: torch.Tensor) -> torch.Tensor:
+    """Return a stored permutation as int64."""
+    return permutation.long() & (0xFFFF if permutation.dtype == torch.int16 else 0xFFFFFFFF)
 
 
 def _octaves(base: np.ndarray[Any, np.dtype[np.float16]]) -> np.ndarray[Any, np.dtype[np.int8]]:

@@ -11,9 +11,11 @@ from torch import nn
 from laq.core.errors import RequestError
 from laq.core.packing import PackedTensor
 from laq.networks.module import Network
+from laq.runtime.arena import Arena
 from laq.runtime.embedding import PackedEmbedding
 from laq.runtime.linear import PackedLinear
 from laq.runtime.packed import PackedWeight
+from laq.runtime.siblings import join_siblings
 
 
 def packed_copy(network: Network, packed: Mapping[str, PackedTensor]) -> nn.Module:
@@ -48,12 +50,16 @@ def replace_weights_(
     packed : mapping
         Packed weights by name.
     """
+    arena, linears = Arena(), dict[str, PackedLinear]()
     for name, paths in holders.items():
-        weight = PackedWeight(packed[name])
+        weight = PackedWeight(packed[name], arena=arena)
         for path in paths:
-            old = module.get_submodule(path)
             parent, _, attribute = path.rpartition(".")
-            setattr(module.get_submodule(parent), attribute, _packed_layer(old, weight))
+            layer = _packed_layer(module.get_submodule(path), weight)
+            setattr(module.get_submodule(parent), attribute, layer)
+            if isinstance(layer, PackedLinear):
+                linears[path] = layer
+    join_siblings(linears)
     # tied names would make transformers look for parameters that are no longer there
     if hasattr(module, "tie_weights"):
         module.tie_weights = _nothing_to_tie  # type: ignore[assignment]  # instance attribute shadows the method
