@@ -10,6 +10,13 @@ def test_versions_and_machine_are_told(laq_well):
     assert content["n_cores"] >= 1
 
 
+def test_kernels_in_use_are_named(laq_well):
+    kernels = laq_well("doctor", "--json").content["kernels"]
+    assert (kernels["tier"] == "") == bool(kernels["reason"])
+    assert kernels["tier"] in ("", *kernels["tiers"])
+    assert (kernels["tier"] or "computing in torch") in laq_well("doctor").stdout
+
+
 def test_missing_package_brings_the_line_that_installs_it(laq_well, monkeypatch):
     def without_gguf(name: str) -> str:
         if name == "gguf":

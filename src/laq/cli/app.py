@@ -16,6 +16,7 @@ from laq.cli.measure import measure
 from laq.cli.methods import methods
 from laq.cli.plan import plan
 from laq.cli.quantize import quantize
+from laq.cli.run import run
 from laq.cli.verify import verify
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ app.command("quantize")(quantize)
 app.command("measure")(measure)
 app.command("plan")(plan)
 app.command("eval")(evaluate)
+app.command("run")(run)
 app.command("inspect")(inspect)
 app.command("verify")(verify)
 app.command("methods")(methods)

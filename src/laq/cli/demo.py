@@ -83,24 +83,11 @@ def _model_file() -> Path:
 
 
 def _answer(module: nn.Module, tokenizer: Any, *, label: str) -> str:
-    """Continue the prompt greedily, as a chat where the tokenizer knows how; returns one line."""
-    import torch
-
+    """Continue the prompt with the likeliest tokens, as a chat where the tokenizer knows how; one line."""
     from laq.core.progress import track
+    from laq.runtime.generate import end_tokens, generate, prompt_ids
 
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": PROMPT}]
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    else:
-        prompt = PROMPT
-    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=not tokenizer.chat_template)["input_ids"]
-    start, cache, ends = ids.shape[1], None, tokenizer.eos_token_id
-    with torch.inference_mode():
-        for _ in track(range(NEW_TOKENS), label=f"writing: {label}", total=NEW_TOKENS):
-            seen = ids if cache is None else ids[:, -1:]
-            output = module(input_ids=seen, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
-            ids = torch.cat([ids, output.logits[:, -1:].argmax(-1)], 1)
-            if int(ids[0, -1]) == ends:
-                break
-    return " ".join(tokenizer.decode(ids[0, start:], skip_special_tokens=True).split())
+    ids = prompt_ids(tokenizer, PROMPT, chat=bool(tokenizer.chat_template))
+    tokens = generate(module, ids, max_new_tokens=NEW_TOKENS, ends=end_tokens(module, tokenizer))
+    written = list(track(tokens, label=f"writing: {label}", total=NEW_TOKENS))
+    return " ".join(tokenizer.decode(written, skip_special_tokens=True).split())

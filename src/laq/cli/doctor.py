@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import tempfile
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -31,12 +31,15 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
             ),
             ("disk", f"{content['disk_free_bytes'] / 1e9:.1f} GB free in {content['temporary_folder']}"),
         ]
+        kernels = content["kernels"]
+        rows.append(("kernels", kernels["tier"] or f"none, computing in torch: {kernels['reason']}"))
         advice = [f"install what is missing: {line}" for line in content["install"]] or ["nothing is missing"]
         out.show(content, table_of("laq doctor", ["", ""], rows), *advice)
 
 
 def _content() -> dict[str, Any]:
     from laq import __version__
+    from laq.kernels import native
 
     versions: dict[str, str | None] = {"laq": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in (*NEEDED, *FOR_LANGUAGE_MODELS)}
@@ -44,7 +47,8 @@ def _content() -> dict[str, Any]:
     return {
         "versions": versions,
         "system": platform.platform(),
-        "n_cores": _n_cores(),
+        "n_cores": native.usable_threads(),
+        "kernels": asdict(native.status()),
         "memory_bytes": total,
         "memory_free_bytes": available,
         "temporary_folder": folder,
@@ -78,8 +82,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

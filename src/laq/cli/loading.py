@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from laq.core.errors import RequestError
+from laq.io.archive import open_archive
 from laq.networks.module import Network
+from laq.networks.transformers import load_tokenizer, require_transformers
 from laq.quantizers import QUANTIZERS
 from laq.steps import open_network
 
@@ -26,3 +32,18 @@ def opened_network(model: str, *, keep: str | None = None, quantizer: str = "gpt
     """
     QUANTIZERS.get(quantizer)
     return open_network(model, keep=keep)
+
+
+def archive_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer that lies in an archive.
+
+    Raises
+    ------
+    RequestError
+        If there is no archive, or no tokenizer in it.
+    """
+    open_archive(folder)
+    tokenizer = load_tokenizer(require_transformers(), folder)
+    if tokenizer is None:
+        raise RequestError(f"{folder}: holds no tokenizer", hint="this works for language models only")
+    return tokenizer

@@ -1,0 +1,83 @@
+"""laq run: let an archive write."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+import typer
+
+from laq.cli.options import Archive, AsJson, Debug, Quiet, Seed
+from laq.cli.output import running
+
+Prompt = Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Give the prompt as the user's turn of a chat.")]
+NewTokens = Annotated[int, typer.Option("--tokens", min=1, help="Stop after so many tokens.")]
+Temperature = Annotated[
+    float,
+    typer.Option("--temperature", min=0.0, help="0 takes the likeliest token; above, tokens are drawn."),
+]
+
+
+def run(
+    out_folder: Archive,
+    prompt: Prompt,
+    chat: Chat = False,
+    tokens: NewTokens = 128,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let an archive write, a token at a time.
+
+    The text goes to stdout as it comes; how fast it came, to stderr.
+    """
+    with running(debug=debug, as_json=as_json, quiet=quiet) as out:
+        from laq.cli.loading import archive_tokenizer
+        from laq.runtime.generate import end_tokens, generate, pieces, prompt_ids
+        from laq.runtime.load import load
+
+        tokenizer = archive_tokenizer(out_folder)
+        ids = prompt_ids(tokenizer, prompt, chat=chat)
+        module = load(out_folder)
+        ends = end_tokens(module, tokenizer)
+        stream = generate(module, ids, max_new_tokens=tokens, ends=ends, temperature=temperature, seed=seed)
+        times, written = [time.perf_counter()], []
+        for piece in pieces(tokenizer, _timed(stream, times)):
+            written.append(piece)
+            if not as_json:
+                out.stream.write(piece)
+                out.stream.flush()
+        content = {"text": "".join(written), "n_prompt_tokens": ids.shape[1], **_speed(ids.shape[1], times)}
+        if not as_json and not quiet:
+            print("\n" + _speed_text(content), file=sys.stderr)
+        out.show(content, "")
+
+
+def _timed(tokens: Iterator[int], times: list[float]) -> Iterator[int]:
+    for token in tokens:
+        times.append(time.perf_counter())
+        yield token
+
+
+def _speed(n_prompt: int, times: list[float]) -> dict[str, float | int | None]:
+    """Tokens per second of reading the prompt, with the first token, and of writing the others."""
+    first, last = times[min(1, len(times) - 1)] - times[0], times[-1] - times[min(1, len(times) - 1)]
+    return {
+        "n_new_tokens": len(times) - 1,
+        "prompt_tokens_per_s": n_prompt / first if first > 0 else None,
+        "new_tokens_per_s": (len(times) - 2) / last if last > 0 else None,
+    }
+
+
+def _speed_text(content: Mapping[str, object]) -> str:
+    parts = [f"{content['n_prompt_tokens']} tokens read", f"{content['n_new_tokens']} written"]
+    for index, key in enumerate(("prompt_tokens_per_s", "new_tokens_per_s")):
+        speed = content[key]
+        if isinstance(speed, float):
+            parts[index] += f" at {speed:.0f} tokens/s"
+    return ", ".join(parts)
