@@ -203,7 +203,7 @@ def main() -> None:
         for row in found:
             print(
                 f"{row['shape']:>13s} x {row['n_inputs']:<4d} {row['what']:18s} {row['us']:10.1f} us  "
-                f"{row['gb_per_s']:6.1f} GB/s  {row['share_of_read']:5.2f} of read {row['times_laq_4_bit']:6.2f}",
+                f"{row['gb_per_s']:6.1f} GB/s  {row['share_of_read']:5.2f} read {row['times_laq_4_bit']:6.2f}",
                 flush=True,
             )
         rows += found

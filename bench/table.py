@@ -16,6 +16,8 @@ COMMANDS = {
     "prediction": "bench/prediction.py --text TEXT",
     "cost": "bench/cost.py",
     "determinism": "bench/determinism.py",
+    "matmul": "bench/matmul.py",
+    "decode": "bench/decode.py ARCHIVE",
     "demo": "make demo",
 }
 
