@@ -202,8 +202,8 @@ def main() -> None:
         found = measure(shape, n_inputs, arguments.threads, arguments.seconds)
         for row in found:
             print(
-                f"{row['shape']:>13s} x {row['n_inputs']:<4d} {row['what']:18s} {row['us']:10.1f} us  "
-                f"{row['gb_per_s']:6.1f} GB/s  {row['share_of_read']:5.2f} read {row['times_laq_4_bit']:6.2f}",
+                f"{row['shape']:>13s} x {row['n_inputs']:<4d} {row['what']:18s} {row['us']:10.1f} us "
+                f"{row['gb_per_s']:6.1f} GB/s {row['share_of_read']:5.2f} read {row['times_laq_4_bit']:6.2f}",
                 flush=True,
             )
         rows += found
