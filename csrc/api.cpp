@@ -55,7 +55,7 @@ bool has_shape(const laq_matrix &m) {
     const int64_t most = int64_t{1} << 31;
     return m.n_rows > 0 && m.n_columns > 0 && m.n_rows < most && m.n_columns < most &&
            (m.group_size == 32 || m.group_size == 64 || m.group_size == 128) && column_groups(m) <= 65536 &&
-           m.n_tiles >= 0 && m.n_tiles < most && m.tile_starts != nullptr &&
+           m.n_tiles >= 0 && m.n_tiles < most && m.tile_starts != nullptr && m.row_offsets != nullptr &&
            (m.scale_format == LAQ_SCALES_FLOAT16 || m.scale_format == LAQ_SCALES_LOG8) &&
            (m.n_tiles == 0 || (m.payload != nullptr && m.bits != nullptr && m.groups != nullptr &&
                                m.scales != nullptr && m.zero_points != nullptr));
@@ -69,6 +69,7 @@ bool has_tiles(const laq_matrix &m, int64_t *total_bits) {
     for (int64_t block = 0; block < n_blocks; block++) {
         const int64_t first = m.tile_starts[block], last = m.tile_starts[block + 1];
         if (first > last || first < 0 || last > m.n_tiles) return false;
+        if (m.row_offsets[block] != 2 * m.group_size * *total_bits) return false;
         for (int64_t tile = first; tile < last; tile++) {
             const int bits = m.bits[tile];
             if (bits < 1 || bits > 8 || bits == 7) return false;
@@ -233,13 +234,6 @@ float stored_zero_point(const uint8_t *zero_points, int bits, int row) {
     return bits > 3 ? static_cast<float>(value) : static_cast<float>((1 << (bits - 1)) - 1 + value) / 2;
 }
 
-// Bits of all tiles before each row block: where its payload and zero points start.
-int64_t bits_before(const laq_matrix &m, int64_t first, int64_t last) {
-    int64_t total = 0;
-    for (int64_t tile = first; tile < last; tile++) total += m.bits[tile];
-    return total;
-}
-
 // What a float product has where inputs are not finite: infinities and NaN, row by row.
 void add_not_finite(const laq_matrix &m, const Tier &tier, const uint8_t *x, int32_t type, const float *bias,
                     uint8_t *y) {
@@ -255,8 +249,8 @@ void add_not_finite(const laq_matrix &m, const Tier &tier, const uint8_t *x, int
             group_has[static_cast<size_t>(i / m.group_size)] = 1;
         }
     }
-    int64_t bits = 0;
     for (int64_t block = 0; block < row_blocks(m); block++) {
+        int64_t bits = m.row_offsets[block] / (2 * m.group_size);
         std::vector<uint8_t> missing = group_has;  // zero weights give NaN as well
         float sums[kTileRows] = {};
         for (int64_t tile = m.tile_starts[block]; tile < m.tile_starts[block + 1]; tile++) {
@@ -290,8 +284,7 @@ constexpr int64_t kPartBytes = 128 << 10;
 
 struct Part {
     int32_t matrix;
-    int64_t first, last;    // row blocks
-    int64_t payload_offset;
+    int64_t first, last;  // row blocks
 };
 
 struct Call {
@@ -313,13 +306,12 @@ void cut(Call &call, int32_t n_matrices, int n_threads) {
     const int64_t wanted = std::max(kPartBytes, total / (4 * n_threads));
     for (int32_t i = 0; i < n_matrices; i++) {
         const laq_matrix &m = call.matrices[i];
-        int64_t first = 0, offset = 0, start = 0;
-        for (int64_t block = 0; block < row_blocks(m); block++) {
-            offset += 2 * m.group_size * bits_before(m, m.tile_starts[block], m.tile_starts[block + 1]);
-            if (offset - start >= wanted || block + 1 == row_blocks(m)) {
-                call.parts.push_back({i, first, block + 1, start});
-                first = block + 1;
-                start = offset;
+        int64_t first = 0;
+        for (int64_t block = 1; block <= row_blocks(m); block++) {
+            const int64_t end = block < row_blocks(m) ? m.row_offsets[block] : m.payload_bytes;
+            if (end - m.row_offsets[first] >= wanted || block == row_blocks(m)) {
+                call.parts.push_back({i, first, block});
+                first = block;
             }
         }
     }
@@ -334,14 +326,12 @@ void one_input(Call &call, const Part &part) {
     const float *bias = call.bias == nullptr ? nullptr : call.bias[part.matrix];
     constexpr int64_t at_once = 64;
     float sums[at_once * kTileRows];
-    int64_t offset = part.payload_offset;
     for (int64_t block = part.first; block < part.last; block += at_once) {
         const int64_t end = std::min(block + at_once, part.last);
-        call.tier->vector(m, call.x, call.two_planes, block, end, m.payload + offset, sums);
+        call.tier->vector(m, call.x, call.two_planes, block, end, m.payload + m.row_offsets[block], sums);
         for (int64_t i = block; i < end; i++) {
             scatter(m, i, sums + kTileRows * (i - block), bias, output(call, part.matrix, 0), call.type);
         }
-        offset += 2 * m.group_size * bits_before(m, m.tile_starts[block], m.tile_starts[end]);
     }
 }
 
@@ -351,13 +341,11 @@ void many_inputs(Call &call, const Part &part) {
     alignas(64) float sums[kInputChunk * kTileRows];
     for (int64_t input = 0; input < call.x.n_inputs; input += kInputChunk) {
         const int n = static_cast<int>(std::min<int64_t>(kInputChunk, call.x.n_inputs - input));
-        int64_t offset = part.payload_offset;
         for (int64_t block = part.first; block < part.last; block++) {
-            call.tier->block(m, call.x, call.two_planes, block, m.payload + offset, input, n, sums);
+            call.tier->block(m, call.x, call.two_planes, block, m.payload + m.row_offsets[block], input, n, sums);
             for (int i = 0; i < n; i++) {
                 scatter(m, block, sums + kTileRows * i, bias, output(call, part.matrix, input + i), call.type);
             }
-            offset += 2 * m.group_size * bits_before(m, m.tile_starts[block], m.tile_starts[block + 1]);
         }
     }
 }
@@ -449,11 +437,6 @@ int32_t linear(const laq_matrix *matrices, int32_t n_matrices, const void *x, in
 }
 
 void rows(const laq_matrix &m, const int64_t *stored_rows, int64_t n, float factor, uint8_t *out, int32_t type) {
-    std::vector<int64_t> before(static_cast<size_t>(row_blocks(m) + 1), 0);
-    for (int64_t block = 0; block < row_blocks(m); block++) {
-        before[static_cast<size_t>(block + 1)] =
-            before[static_cast<size_t>(block)] + bits_before(m, m.tile_starts[block], m.tile_starts[block + 1]);
-    }
     const int64_t padded = column_groups(m) * m.group_size;
     std::vector<float> row(static_cast<size_t>(padded));
     std::vector<uint8_t> codes(static_cast<size_t>(kTileRows * m.group_size));
@@ -461,7 +444,7 @@ void rows(const laq_matrix &m, const int64_t *stored_rows, int64_t n, float fact
         const int64_t block = stored_rows[i] / kTileRows;
         const int in_block = static_cast<int>(stored_rows[i] % kTileRows);
         std::fill(row.begin(), row.end(), 0.0f);
-        int64_t bits = before[static_cast<size_t>(block)];
+        int64_t bits = m.row_offsets[block] / (2 * m.group_size);
         for (int64_t tile = m.tile_starts[block]; tile < m.tile_starts[block + 1]; tile++) {
             const int width = m.bits[tile];
             current().codes(m.payload + 2 * m.group_size * bits, width, m.group_size, codes.data());

@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or function below changes. */
-#define LAQ_ABI_VERSION 1
+#define LAQ_ABI_VERSION 2
 
 enum {
     LAQ_OK = 0,
@@ -51,6 +51,7 @@ typedef struct {
     const int8_t *octaves;             /* [row blocks] base-2 exponent of each row block, for LOG8 */
     const uint8_t *zero_points;        /* bits wide each, 16 a tile */
     const int32_t *tile_starts;        /* [row blocks + 1] first stored tile of each row block */
+    const int64_t *row_offsets;        /* [row blocks] byte of the payload where each row block starts */
     const void *row_permutation;       /* source row of each stored row, or NULL */
     const void *column_permutation;    /* source column of each stored column, or NULL */
     int32_t row_index_bytes;           /* 2 or 4: size of an index in row_permutation */

@@ -16,6 +16,7 @@ struct Packed {
     std::vector<uint16_t> groups, half_scales, rows, columns;
     std::vector<int8_t> octaves;
     std::vector<int32_t> starts{0};
+    std::vector<int64_t> offsets;
 };
 
 std::vector<uint16_t> permutation(int n, std::mt19937 &random) {
@@ -32,6 +33,7 @@ void fill(Packed &p, int n_rows, int n_columns, int group_size, int width, bool 
     const int widths[] = {8, 6, 5, 4, 3, 2, 1};
     const int n_blocks = (n_rows + 15) / 16, n_groups = (n_columns + group_size - 1) / group_size;
     for (int block = 0; block < n_blocks; block++) {
+        p.offsets.push_back(static_cast<int64_t>(p.payload.size()));
         for (int b : widths) {
             for (int group = 0; group < n_groups; group++) {
                 const int mine = width != 0 ? width : (block * 7 + group * 5) % 9;
@@ -66,6 +68,7 @@ void fill(Packed &p, int n_rows, int n_columns, int group_size, int width, bool 
     m.octaves = log_scales ? p.octaves.data() : nullptr;
     m.zero_points = p.zero_points.data();
     m.tile_starts = p.starts.data();
+    m.row_offsets = p.offsets.data();
     m.row_permutation = p.rows.data();
     m.column_permutation = p.columns.data();
     m.row_index_bytes = m.column_index_bytes = 2;

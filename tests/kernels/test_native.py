@@ -49,6 +49,7 @@ class Held:
             octaves=address(self.octaves),
             zero_points=address(packed.zero_points),
             tile_starts=address(self.starts),
+            row_offsets=address(packed.row_offsets),
             row_permutation=address(rows),
             column_permutation=address(columns),
             row_index_bytes=0 if rows is None else rows.itemsize,
@@ -299,6 +300,10 @@ def falling_starts(h):
     h.starts[1] = h.starts[2] + 1
 
 
+def offset_elsewhere(h):
+    h.packed.row_offsets[1] += 64
+
+
 def starts_beyond(h):
     h.starts[-1] += 1
 
@@ -341,6 +346,7 @@ DAMAGES = [
     group_twice,
     falling_starts,
     starts_beyond,
+    offset_elsewhere,
     short_payload,
     short_zero_points,
     octave_out_of_range,
@@ -372,6 +378,7 @@ def test_whatever_passes_the_check_runs(random_qtensor, seed):
         h.packed.bits,
         h.packed.groups,
         h.starts,
+        h.packed.row_offsets,
         h.octaves,
         h.packed.scales,
         h.packed.column_permutation,

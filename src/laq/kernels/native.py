@@ -20,7 +20,7 @@ from laq.core.errors import FormatError, RequestError
 if TYPE_CHECKING:
     Pointer = ctypes.c_void_p | int | None
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 ENVIRONMENT = "LAQ_KERNELS"
 WITHOUT = "torch"
 """Value of LAQ_KERNELS that leaves the native kernels alone."""
@@ -56,6 +56,7 @@ class Matrix(ctypes.Structure):
         ("octaves", ctypes.c_void_p),
         ("zero_points", ctypes.c_void_p),
         ("tile_starts", ctypes.c_void_p),
+        ("row_offsets", ctypes.c_void_p),
         ("row_permutation", ctypes.c_void_p),
         ("column_permutation", ctypes.c_void_p),
         ("row_index_bytes", ctypes.c_int32),
@@ -245,9 +246,7 @@ def library() -> Library | None:
     found, reason = _loaded(wanted if is_file else "")
     if wanted and not (is_file and found is not None):
         if found is None:
-            raise RequestError(
-                f"{ENVIRONMENT}={wanted}: {reason}", hint=f"unset {ENVIRONMENT}"
-            )
+            raise RequestError(f"{ENVIRONMENT}={wanted}: {reason}", hint=f"unset {ENVIRONMENT}")
         found.use_tier(wanted)
     if found is not None:
         found.set_threads(usable_threads())

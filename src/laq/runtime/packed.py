@@ -31,6 +31,7 @@ SECTIONS = (
     "scale_base",
     "zero_points",
     "tile_starts",
+    "row_offsets",
     "row_permutation",
     "column_permutation",
 )
@@ -65,6 +66,7 @@ def matrix_of(
         octaves=at["scale_base"],
         zero_points=at["zero_points"],
         tile_starts=at["tile_starts"],
+        row_offsets=at["row_offsets"],
         row_permutation=at["row_permutation"],
         column_permutation=at["column_permutation"],
         row_index_bytes=index_bytes(named["row_permutation"]),
@@ -90,6 +92,7 @@ class PackedWeight(nn.Module):
     scale_base: torch.Tensor | None
     zero_points: torch.Tensor
     tile_starts: torch.Tensor
+    row_offsets: torch.Tensor
     column_permutation: torch.Tensor | None
     row_permutation: torch.Tensor | None
 
@@ -110,6 +113,7 @@ class PackedWeight(nn.Module):
         blocks = tile_row_blocks(packed)
         starts = np.searchsorted(blocks, np.arange(packed.grid.n_row_blocks + 1))
         self.register_buffer("tile_starts", _tensor(starts.astype(np.int32)))
+        self.register_buffer("row_offsets", _tensor(packed.row_offsets.astype(np.int64)))
         columns, rows = packed.column_permutation, packed.row_permutation
         self.register_buffer("column_permutation", None if columns is None else _index(columns))
         self.register_buffer("row_permutation", None if rows is None else _index(rows))
