@@ -27,9 +27,10 @@ inline uint16_t to_bfloat16(float value) {
 }
 
 inline float from_float16(uint16_t half) {
-    const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
-    float value = as_float(magnitude) * 0x1p112f;
-    if ((half & 0x7c00) == 0x7c00) value = as_float(magnitude | 0x7f800000u);
+    const uint32_t magnitude = half & 0x7fff, exponent = half & 0x7c00;
+    float value = as_float((magnitude << 13) + (112u << 23));
+    if (exponent == 0) value = static_cast<float>(magnitude) * 0x1p-24f;
+    if (exponent == 0x7c00) value = as_float(magnitude << 13 | 0x7f800000u);
     return (half & 0x8000) != 0 ? -value : value;
 }
 

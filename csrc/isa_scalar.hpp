@@ -126,10 +126,12 @@ struct Scalar {
         for (int i = 0; i < 16; i++) r.v[i] = half_to_float(halves[i]);
         return r;
     }
-    // Finite float16: the exponent moves by 112, subnormals by a product.
+    // Finite float16: the exponent moves by 112; subnormals are integers times 2 ** -24.
     static LAQ_INLINE float half_to_float(uint16_t half) {
-        const float scaled = bits_to_float((half & 0x7fffu) << 13) * 0x1p112f;
-        return (half & 0x8000u) != 0 ? -scaled : scaled;
+        const uint32_t magnitude = half & 0x7fffu;
+        const float value = magnitude < 0x400 ? static_cast<float>(magnitude) * 0x1p-24f
+                                              : bits_to_float((magnitude << 13) + (112u << 23));
+        return (half & 0x8000u) != 0 ? -value : value;
     }
 
     // Eight numbers of B bits to eight bytes.

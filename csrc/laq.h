@@ -36,7 +36,7 @@ enum {
 enum { LAQ_FLOAT32 = 0, LAQ_BFLOAT16 = 1, LAQ_FLOAT16 = 2 };
 enum { LAQ_SCALES_FLOAT16 = 0, LAQ_SCALES_LOG8 = 1 };
 
-/* A packed matrix. All pointers belong to the caller; none needs to be aligned. */
+/* A packed matrix. All pointers belong to the caller and are aligned to what they point to. */
 typedef struct {
     int64_t n_rows, n_columns; /* before padding */
     int32_t group_size;        /* 32, 64 or 128 */
@@ -89,10 +89,10 @@ LAQ_API int32_t laq_linear(const laq_matrix *matrices, int32_t n_matrices, const
                            int64_t n_inputs, int64_t stride, void *const *y, const float *const *bias,
                            int32_t activation_bits);
 
-/* out [n, n_columns] = rows of the source's matrix, in the source's order of columns, times `factor`.
+/* out [n, n_columns] = rows of the source's matrix, in the source's order of columns, rounded to `type`.
  * stored_rows says where each lies: int64, in range. */
-LAQ_API int32_t laq_rows(const laq_matrix *matrix, const int64_t *stored_rows, int64_t n, float factor,
-                         void *out, int32_t type);
+LAQ_API int32_t laq_rows(const laq_matrix *matrix, const int64_t *stored_rows, int64_t n, void *out,
+                         int32_t type);
 
 /* Read n bytes as fast as the machine can, with all threads; for benchmarks. Returns their xor by words. */
 LAQ_API uint64_t laq_read(const uint8_t *bytes, int64_t n);

@@ -31,8 +31,8 @@ class Pool {
     int threads() const { return wanted_; }
 
     void run(int64_t n_parts, Work work, void *context) {
-        std::unique_lock<std::mutex> one(caller_, std::try_to_lock);
-        if (n_parts <= 1 || wanted_ <= 1 || !one.owns_lock() || !start()) {
+        std::unique_lock<std::mutex> one(caller_, std::defer_lock);
+        if (n_parts <= 1 || wanted_ <= 1 || !one.try_lock() || !start()) {
             for (int64_t part = 0; part < n_parts; part++) work(context, part);
             return;
         }
@@ -48,12 +48,12 @@ class Pool {
         }
         crew.wake.notify_all();
         crew.claim_all();
-        while (crew.done.load(std::memory_order_acquire) < n_parts) pause();
+        for (int i = 0; crew.done.load(std::memory_order_acquire) < n_parts; i++) wait(i);
         // late threads see a round without parts: closing it lets `work` and `context` be replaced
         uint64_t open = crew.ticket.load(std::memory_order_relaxed);
         while (!crew.ticket.compare_exchange_weak(open, open | 0xffffffffu)) {
         }
-        while (crew.inside.load() != 0) pause();
+        for (int i = 0; crew.inside.load() != 0; i++) wait(i);
     }
 
   private:
@@ -142,6 +142,12 @@ class Pool {
             wanted_ = static_cast<int>(crew_->threads.size()) + 1;
         }
         return wanted_ > 1;
+    }
+
+    // A thread that holds the last part may have been put aside: give it the core after a while.
+    static void wait(int turn) {
+        if (turn < kSpins) pause();
+        else std::this_thread::yield();
     }
 
     static void pause() {

@@ -36,11 +36,7 @@ struct Tier {
     void (*codes)(const uint8_t *tile, int bits, int group_size, uint8_t *out);
 };
 
-extern const Tier scalar_tier;
-#if defined(LAQ_X86)
-extern const Tier avx2_tier, avx_vnni_tier, avx512_tier, avx512_gfni_tier;
-#elif defined(LAQ_ARM)
-extern const Tier neon_tier;
-#endif
+// Those that were compiled; csrc/api.cpp lists them.
+extern const Tier scalar_tier, avx2_tier, avx_vnni_tier, avx512_tier, avx512_gfni_tier, neon_tier;
 
 }  // namespace laq

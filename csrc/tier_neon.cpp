@@ -1,4 +1,6 @@
+#if defined(__linux__)
 #include <sys/auxv.h>
+#endif
 
 #include "isa_neon.hpp"
 

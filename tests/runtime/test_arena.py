@@ -1,8 +1,10 @@
 """Copies lie side by side, aligned, and outlive the arena."""
 
 import gc
+import os
 
 import numpy as np
+import pytest
 
 from laq.runtime import arena as arena_module
 from laq.runtime.arena import ALIGNMENT, Arena
@@ -43,3 +45,15 @@ def test_systems_without_huge_pages_do(monkeypatch):
 def test_refusal_of_huge_pages_is_no_failure(monkeypatch):
     monkeypatch.setattr(arena_module.mmap, "MADV_HUGEPAGE", 9999, raising=False)
     assert Arena().copy(np.full(10, 3, np.uint8)).tolist() == [3] * 10
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_has_its_own():
+    copied = Arena().copy(np.full(5000, 7, np.uint8))
+    child = os.fork()
+    if child == 0:
+        copied[:] = 0
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (copied == 7).all()

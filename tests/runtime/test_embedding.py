@@ -21,9 +21,10 @@ def test_rows_equal_those_of_the_whole_weight(weight, ids):
 
 
 def test_result_is_scaled_and_typed_as_asked(weight):
-    embedding = PackedEmbedding(weight, dtype=torch.bfloat16, scale=8.0)
+    embedding = PackedEmbedding(weight, dtype=torch.bfloat16, scale=55.4256)
     ids = torch.arange(50)
-    assert torch.equal(embedding(ids), weight.dequantize().bfloat16() * 8)
+    scale = torch.tensor(55.4256, dtype=torch.bfloat16)
+    assert torch.equal(embedding(ids), weight.dequantize().bfloat16() * scale)
 
 
 def test_casting_changes_the_type_of_the_result(weight):

@@ -2,13 +2,14 @@
 
 import copy
 import threading
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from laq.core.errors import FormatError
+from laq.core.errors import FormatError, RequestError
 from laq.kernels import native
 from laq.runtime import siblings
 from laq.runtime.calls import FEW_INPUTS
@@ -81,7 +82,9 @@ def test_types_without_kernels_are_decoded(packed_random):
 
 
 def test_embedding_equals_the_decoded_one_exactly(packed_random, monkeypatch):
-    embedding = PackedEmbedding(PackedWeight(packed_random((50, 70), 64)), dtype=torch.bfloat16, scale=8.0)
+    embedding = PackedEmbedding(
+        PackedWeight(packed_random((50, 70), 64)), dtype=torch.bfloat16, scale=55.4256
+    )
     ids = torch.tensor([[3, 49], [0, 3]])
     found = embedding(ids)
     monkeypatch.setattr(native, "library", lambda: None)
@@ -89,12 +92,13 @@ def test_embedding_equals_the_decoded_one_exactly(packed_random, monkeypatch):
 
 
 class Attention(nn.Module):
-    def __init__(self, packed_random):
+    def __init__(self, packed_random, *, bias=False):
         super().__init__()
         shared = packed_random((64, 300), 64)
         for seed, name in enumerate("qkv"):
             packed = packed_random((64 + 16 * seed, 300), 64, seed=seed + 1)
-            setattr(self, name, PackedLinear(PackedWeight(with_columns(packed, shared)), None))
+            own = torch.ones(64 + 16 * seed) if bias else None
+            setattr(self, name, PackedLinear(PackedWeight(with_columns(packed, shared)), own))
         join_siblings({f"attention.{name}": getattr(self, name) for name in "qkv"})
 
 
@@ -139,11 +143,31 @@ def test_changed_inputs_are_computed_anew(attention):
 
 
 def test_siblings_that_do_not_read_the_same_input_go_their_own_way(attention, counted):
-    for seed in range(4):
+    for seed in range(12):
         mine, other = inputs_of(2, 300) + seed, inputs_of(2, 300) - seed
         assert torch.equal(attention.q(mine), siblings.linear([attention.q], mine)[0])
         assert torch.equal(attention.k(other), siblings.linear([attention.k], other)[0])
-    assert counted.count(3) == 1
+    assert counted[-2:] == [1, 1]
+
+
+@pytest.mark.parametrize("change", ["bits", "bias", "weight", "order"])
+def test_a_sibling_changed_meanwhile_is_computed_anew(packed_random, change):
+    attention = Attention(packed_random, bias=True)
+    inputs = inputs_of(9, 300)
+    attention.q(inputs)
+    if change == "bits":
+        attention.k.activation_bits = 16
+    elif change == "bias":
+        attention.k.bias.add_(1)
+    elif change == "weight":
+        attention.k.packed.scales.add_(1)
+    else:
+        attention.k.packed.column_permutation.copy_(attention.k.packed.column_permutation.flip(0))
+    expected = siblings.linear([attention.k], inputs)[0]
+    assert torch.equal(attention.k(inputs), expected)
+    again = inputs.clone()
+    assert torch.equal(attention.q(again), siblings.linear([attention.q], again)[0])
+    assert torch.equal(attention.k(again), expected)
 
 
 def test_the_same_sibling_twice_is_right_twice(attention):
@@ -220,7 +244,13 @@ def test_operators_pass_the_checks_of_torch(packed_random):
     torch.library.opcheck(torch.ops.laq.linear.default, arguments, test_utils=checks)
     packed = model.embedding.packed
     sizes = packed.n_rows, packed.n_columns, packed.grid.group_size
-    arguments = (torch.tensor([[3, 49]]), 2.0, torch.bfloat16, *packed.sections(), *sizes)
+    arguments = (
+        torch.tensor([[3, 49]]),
+        model.embedding.row_index,
+        torch.bfloat16,
+        *packed.sections(),
+        *sizes,
+    )
     torch.library.opcheck(torch.ops.laq.rows.default, arguments, test_utils=checks)
 
 
@@ -241,6 +271,100 @@ def test_state_that_is_not_a_packed_matrix_is_refused_before_a_kernel_sees_it(pa
     layer.load_state_dict(state)
     with pytest.raises(FormatError, match="tile"):
         layer(inputs_of(2, 300))
+
+
+@pytest.mark.parametrize("width", [10, 299, 301])
+def test_inputs_of_another_width_are_refused(packed_random, width):
+    with pytest.raises(RequestError, match="300"):
+        layer_of(packed_random)(inputs_of(2, width))
+
+
+def test_buffers_replaced_for_a_call_are_the_ones_that_run(packed_random):
+    layer, other = (layer_of(packed_random, seed=seed) for seed in (0, 1))
+    inputs = inputs_of(2, 300)
+    before = layer(inputs)
+    state = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    assert torch.equal(torch.func.functional_call(layer, state, (inputs,)), other(inputs))
+    assert torch.equal(layer(inputs), before)
+
+
+def test_sections_of_another_type_are_refused(packed_random):
+    layer = layer_of(packed_random)
+    state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    state["packed.tile_starts"] = state["packed.tile_starts"].to(torch.int16)
+    layer.load_state_dict(state, assign=True)
+    with pytest.raises(FormatError, match="tile_starts"):
+        layer(inputs_of(2, 300))
+
+
+def test_a_graph_checks_what_was_loaded_after_it_was_compiled(packed_random):
+    model, ids = Small(packed_random), torch.tensor([[3, 49], [0, 3]])
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled(ids)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["linear.packed.groups"][0] = 99
+    model.load_state_dict(state)
+    with pytest.raises(FormatError, match="tile"):
+        compiled(ids)
+
+
+def test_a_graph_refuses_ids_out_of_range(packed_random):
+    compiled = torch.compile(Small(packed_random), backend="aot_eager", fullgraph=True)
+    with pytest.raises(IndexError):
+        compiled(torch.tensor([[-1, 3]]))
+
+
+def test_tracing_records_the_operators(packed_random):
+    model, ids = Small(packed_random), torch.tensor([[3, 49], [0, 3]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, (ids,))
+    other = torch.tensor([[7, 8], [9, 10]])
+    assert torch.equal(traced(other), model(other))
+
+
+def test_autocast_gives_the_type_that_it_gives_dense_layers(packed_random):
+    layer = layer_of(packed_random)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(inputs_of(2, 300)).dtype == torch.bfloat16
+
+
+def test_a_bias_that_wants_a_gradient_gets_it(packed_random):
+    layer = layer_of(packed_random)
+    layer.bias.requires_grad_()
+    layer(inputs_of(2, 300)).sum().backward()
+    assert torch.equal(layer.bias.grad, torch.full((100,), 2.0))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, inside
+def test_forward_mode_derivatives_are_kept(packed_random):
+    layer, inputs = layer_of(packed_random, bias=False), inputs_of(2, 300)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(inputs, torch.ones_like(inputs))
+        tangent = torch.autograd.forward_ad.unpack_dual(layer(dual)).tangent
+    torch.testing.assert_close(tangent, layer(torch.ones_like(inputs)), rtol=1e-3, atol=1e-2)
+
+
+def test_lazily_negated_inputs_are_negated(packed_random):
+    layer = layer_of(packed_random)
+    negated = torch.imag(torch.complex(inputs_of(2, 300), inputs_of(2, 300)).conj())
+    assert torch.equal(layer(negated), layer(-inputs_of(2, 300)))
+
+
+@pytest.mark.parametrize("device", ["meta"])
+def test_default_devices_do_not_lead_the_kernels_astray(packed_random, device):
+    layer, inputs = layer_of(packed_random), inputs_of(2, 300)
+    expected = layer(inputs)
+    with torch.device(device):
+        assert torch.equal(layer(inputs), expected)
+
+
+def test_weights_elsewhere_than_their_input_are_refused(packed_random):
+    layer, inputs = layer_of(packed_random), inputs_of(2, 300)
+    layer(inputs)
+    layer.to("meta")
+    with pytest.raises(RequestError, match="meta"):
+        layer(inputs)
 
 
 def test_gradient_reaches_the_input(packed_random):

@@ -25,6 +25,7 @@ ENVIRONMENT = "LAQ_KERNELS"
 WITHOUT = "torch"
 """Value of LAQ_KERNELS that leaves the native kernels alone."""
 
+MAX_THREADS = 1024
 FLOAT32, BFLOAT16, FLOAT16 = range(3)
 SCALES_FLOAT16, SCALES_LOG8 = range(2)
 PROBLEMS = {
@@ -113,7 +114,6 @@ class Library:
             ctypes.POINTER(Matrix),
             ctypes.c_void_p,
             ctypes.c_int64,
-            ctypes.c_float,
             ctypes.c_void_p,
             ctypes.c_int32,
         )
@@ -184,14 +184,18 @@ def raise_problem(code: int, *, name: str) -> None:
     ------
     MemoryError
         If memory ran out.
+    RequestError
+        If what was asked for cannot be.
     FormatError
-        For any other code but 0.
+        If a matrix is damaged.
     """
     if code == 0:
         return
     problem = PROBLEMS.get(code, f"unknown problem {code}")
-    if problem == "out of memory":
+    if problem == PROBLEMS[7]:
         raise MemoryError(f"{name}: {problem}")
+    if problem == PROBLEMS[6]:
+        raise RequestError(f"{name}: {problem}", hint="activation_bits is 8 or 16, threads are 1 to 1024")
     raise FormatError(f"{name}: {problem}", hint="the archive is damaged: copy or quantize it again")
 
 
@@ -219,6 +223,8 @@ def _loaded(build: str = "") -> tuple[Library | None, str]:
     package = sys.modules[__package__]
     installed = (Path(folder) / f"liblaq_kernels.{suffix}" for folder in package.__path__)
     found = [path for path in ([Path(build)] if build else installed) if path.is_file()]
+    if not found and build:
+        return None, "no such file"
     if not found:
         return None, "not built when laq was installed: no C++17 compiler was found"
     try:
@@ -254,11 +260,22 @@ def library() -> Library | None:
 
 
 def usable_threads() -> int:
-    """Return LAQ_THREADS, or the number of cores that this process may use."""
+    """Return LAQ_THREADS, or the number of cores that this process may use.
+
+    Raises
+    ------
+    RequestError
+        If LAQ_THREADS is no number of threads.
+    """
     wanted = os.environ.get("LAQ_THREADS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not wanted:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(cores, MAX_THREADS)
+    if not (wanted.isdecimal() and 1 <= int(wanted) <= MAX_THREADS):
+        raise RequestError(
+            f"LAQ_THREADS={wanted} is not a number of threads", hint=f"give 1 to {MAX_THREADS}"
+        )
+    return int(wanted)
 
 
 def status() -> Status:

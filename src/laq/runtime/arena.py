@@ -36,7 +36,10 @@ class Arena:
 
 
 def _mapping(size: int) -> npt.NDArray[np.uint8]:
-    mapping = mmap.mmap(-1, size)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    mapping = mmap.mmap(
+        -1, size, **private
+    )  # shared memory, the default, would outlive a fork and have small pages
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them: ordinary pages do
             mapping.madvise(mmap.MADV_HUGEPAGE)

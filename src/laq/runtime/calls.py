@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.autograd import forward_ad
 
+from laq.core.errors import RequestError
 from laq.kernels import native
 
 TYPES = {torch.float32: native.FLOAT32, torch.bfloat16: native.BFLOAT16, torch.float16: native.FLOAT16}
@@ -14,12 +16,14 @@ FEW_INPUTS = 4
 """Up to so many inputs activations have 16 bits: the time goes into reading weights."""
 
 
-def can_run(inputs: torch.Tensor) -> bool:
+def can_run(inputs: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
     """Say whether the native kernels take this input: on the CPU, of a known type, no gradient wanted."""
+    wants_gradient = inputs.requires_grad or (bias is not None and bias.requires_grad)
     return (
         inputs.device.type == "cpu"
         and inputs.dtype in TYPES
-        and not (inputs.requires_grad and torch.is_grad_enabled())
+        and not (wants_gradient and torch.is_grad_enabled())
+        and forward_ad._current_level < 0  # forward-mode derivatives ride on the tensor, unseen by a pointer
         and has_kernels()
     )
 
@@ -28,6 +32,11 @@ def can_run(inputs: torch.Tensor) -> bool:
 def has_kernels() -> bool:
     """Say whether this machine has native kernels, and they are wanted."""
     return native.library() is not None
+
+
+def is_recorded() -> bool:
+    """Say whether a graph is being made of what runs: it needs operators, pointers would be lost."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def activation_bits(n_inputs: int) -> int:
@@ -61,11 +70,12 @@ def call_linear(
     """
     library = native.library()
     assert library is not None
-    rows = inputs.detach().reshape(-1, inputs.shape[-1])
+    _check_call(matrices, biases, inputs)
+    rows = inputs.detach().resolve_neg().reshape(-1, inputs.shape[-1])
     if rows.stride(1) != 1:
         rows = rows.contiguous()
     lead, dtype = inputs.shape[:-1], inputs.dtype
-    outputs = [torch.empty((*lead, matrix.n_rows), dtype=dtype) for matrix in matrices]
+    outputs = [torch.empty((*lead, matrix.n_rows), dtype=dtype, device="cpu") for matrix in matrices]
     inside = [bias if bias is not None and bias.dtype == torch.float32 else None for bias in biases]
     code = library.linear(
         matrices[0] if len(matrices) == 1 else native.matrices(matrices),
@@ -85,16 +95,49 @@ def call_linear(
     return outputs
 
 
+def _check_call(
+    matrices: Sequence[native.Matrix], biases: Sequence[torch.Tensor | None], inputs: torch.Tensor
+) -> None:
+    width = matrices[0].n_columns
+    if not inputs.ndim or inputs.shape[-1] != width:
+        raise RequestError(f"inputs of shape {tuple(inputs.shape)}, the last axis should be {width}")
+    for matrix, bias in zip(matrices, biases, strict=True):
+        if bias is None:
+            continue
+        if bias.device.type != "cpu" or bias.shape != (matrix.n_rows,) or not bias.is_contiguous():
+            raise RequestError(
+                f"a bias of shape {tuple(bias.shape)} on {bias.device}, expected {(matrix.n_rows,)} on cpu"
+            )
+
+
 def call_rows(
-    matrix: native.Matrix, stored_rows: torch.Tensor, factor: float, dtype: torch.dtype
+    matrix: native.Matrix, ids: torch.Tensor, row_index: torch.Tensor | None, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return stored rows times `factor` in the source's order of columns; int64 [...] to [..., n_columns]."""
+    """Return rows of the source's matrix; integer ids [...] to [..., n_columns].
+
+    Parameters
+    ----------
+    matrix : Matrix
+        Checked.
+    ids : int64 or int32 [...]
+        Rows of the source.
+    row_index : int32 [n_rows] or None
+        Where each row of the source is stored; None if rows keep their order.
+    dtype : torch.dtype
+        One of `TYPES`.
+
+    Raises
+    ------
+    IndexError
+        If an id is out of range.
+    """
     library = native.library()
     assert library is not None
-    stored_rows = stored_rows.contiguous()
-    out = torch.empty((*stored_rows.shape, matrix.n_columns), dtype=dtype)
-    code = library.rows(
-        matrix, stored_rows.data_ptr(), stored_rows.numel(), factor, out.data_ptr(), TYPES[dtype]
-    )
+    n_rows = matrix.n_rows
+    if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= n_rows):
+        raise IndexError(f"ids from {int(ids.min())} to {int(ids.max())}, the vocabulary has {n_rows}")
+    stored = (ids if row_index is None else row_index[ids.long()]).long().contiguous()
+    out = torch.empty((*ids.shape, matrix.n_columns), dtype=dtype, device="cpu")
+    code = library.rows(matrix, stored.data_ptr(), stored.numel(), out.data_ptr(), TYPES[dtype])
     native.raise_problem(code, name="embedding")
     return out

@@ -7,7 +7,7 @@ from torch import nn
 
 from laq.core.groups import TILE_ROWS
 from laq.runtime import operators  # noqa: F401 - registers torch.ops.laq
-from laq.runtime.calls import TYPES, call_rows, has_kernels
+from laq.runtime.calls import TYPES, call_rows, has_kernels, is_recorded
 from laq.runtime.packed import PackedWeight, index_of
 
 
@@ -58,23 +58,30 @@ class PackedEmbedding(nn.Module):
         IndexError
             If an id is outside of the vocabulary, as in `nn.Embedding`.
         """
-        packed, compiling = self.packed, torch.compiler.is_compiling()
-        if not compiling and ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= packed.n_rows):
+        result = self._rows(ids)
+        if self.scale != 1.0:
+            result = result * torch.tensor(self.scale, dtype=self.dtype, device=result.device)
+        return result
+
+    def _rows(self, ids: torch.Tensor) -> torch.Tensor:
+        packed = self.packed
+        if ids.device.type != "cpu" or self.dtype not in TYPES or not has_kernels():
+            return self._decoded(ids)
+        if not is_recorded():
+            return call_rows(packed.matrix(), ids, self.row_index, self.dtype)
+        sizes = packed.n_rows, packed.n_columns, packed.grid.group_size
+        operator = torch.ops.laq.rows
+        result: torch.Tensor = operator(ids, self.row_index, self.dtype, *packed.sections(), *sizes)
+        return result
+
+    def _decoded(self, ids: torch.Tensor) -> torch.Tensor:
+        packed = self.packed
+        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= packed.n_rows):
             raise IndexError(
                 f"ids from {int(ids.min())} to {int(ids.max())}, the vocabulary has {packed.n_rows}"
             )
-        rows = ids.long() if self.row_index is None else self.row_index[ids].long()
-        if rows.device.type != "cpu" or self.dtype not in TYPES or not has_kernels():
-            return self._decoded(rows.flatten()).view(*ids.shape, packed.n_columns)
-        if compiling:
-            sizes = packed.n_rows, packed.n_columns, packed.grid.group_size
-            operator = torch.ops.laq.rows
-            result: torch.Tensor = operator(rows, self.scale, self.dtype, *packed.sections(), *sizes)
-            return result
-        return call_rows(packed.matrix(), rows, self.scale, self.dtype)
-
-    def _decoded(self, rows: torch.Tensor) -> torch.Tensor:
-        packed = self.packed
+        flat = ids.flatten().long()
+        rows = flat if self.row_index is None else self.row_index[flat].long()
         blocks, position = torch.unique(rows // TILE_ROWS, return_inverse=True)
         stored = packed.decode(blocks)[position * TILE_ROWS + rows % TILE_ROWS][:, : packed.n_columns]
         result = torch.empty_like(stored)
@@ -82,10 +89,7 @@ class PackedEmbedding(nn.Module):
             result = stored
         else:
             result[:, index_of(packed.column_permutation)] = stored
-        result = result.to(self.dtype)
-        if self.scale != 1.0:
-            result = result * torch.tensor(self.scale, dtype=self.dtype, device=result.device)
-        return result
+        return result.to(self.dtype).view(*ids.shape, packed.n_columns)
 
     def extra_repr(self) -> str:
         """Return the sizes, for printing."""

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from laq.core.groups import TILE_ROWS
 from laq.runtime import operators  # noqa: F401 - registers torch.ops.laq
-from laq.runtime.calls import can_run
+from laq.runtime.calls import can_run, is_recorded
 from laq.runtime.packed import DECODE_ELEMENTS, PackedWeight, index_of
 from laq.runtime.siblings import Siblings, linear
 
@@ -50,9 +50,11 @@ class PackedLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return float [..., out_features] for float [..., in_features], in the input's type."""
-        if not can_run(inputs):
+        if torch.is_autocast_enabled("cpu"):
+            inputs = inputs.to(torch.get_autocast_dtype("cpu"))
+        if not can_run(inputs, self.bias):
             return self._decoded(inputs)
-        if torch.compiler.is_compiling():
+        if is_recorded():
             return self._operator(inputs)
         return linear([self], inputs)[0] if self.siblings is None else self.siblings.linear(self, inputs)
 

@@ -13,8 +13,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from laq.core.errors import RunError
 from laq.kernels import native
-from laq.runtime.calls import call_linear, call_rows
-from laq.runtime.packed import matrix_of
+from laq.runtime.calls import call_linear, call_rows, has_kernels
+from laq.runtime.packed import checked_matrix, versions_of
 
 SECTIONS = (
     "Tensor payload, Tensor bits, Tensor groups, Tensor scales, Tensor? scale_base, Tensor zero_points, "
@@ -24,49 +24,47 @@ SECTIONS = (
 
 _LIBRARY = torch.library.Library("laq", "DEF")
 _LIBRARY.define(f"linear(Tensor inputs, Tensor? bias, int activation_bits, {SECTIONS}) -> Tensor")
-_LIBRARY.define(f"rows(Tensor stored_rows, float factor, ScalarType dtype, {SECTIONS}) -> Tensor")
+_LIBRARY.define(f"rows(Tensor ids, Tensor? row_index, ScalarType dtype, {SECTIONS}) -> Tensor")
 
-_matrices: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""Checked matrices by their payload."""
+_checked: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""By payload: what was checked, as addresses and versions, and the matrix. A cache; graphs have no state."""
 
 
-def _matrix(*sections: torch.Tensor | int | None) -> native.Matrix:
-    *tensors, n_rows, n_columns, group_size = sections
-    payload = tensors[0]
-    found: native.Matrix | None = _matrices.get(payload)
-    made = matrix_of(tensors, n_rows=n_rows, n_columns=n_columns, group_size=group_size)  # type: ignore[arg-type]  # as in SECTIONS
-    if found is None or bytes(found) != bytes(made):
-        library = native.library()
-        if library is None:
-            raise RunError("the graph needs native kernels", hint="see `laq doctor` for why there are none")
-        library.check(made, name="packed weight")
-        _matrices[payload] = found = made
-    return found
+def _matrix(*arguments: Any) -> native.Matrix:
+    *sections, n_rows, n_columns, group_size = arguments
+    if not has_kernels():
+        raise RunError("the graph needs native kernels", hint="see `laq doctor` for why there are none")
+    addresses = tuple(None if section is None else section.data_ptr() for section in sections)
+    key = (addresses, versions_of(sections), n_rows, n_columns, group_size)
+    found = _checked.get(sections[0])
+    if found is None or found[0] != key:
+        made = checked_matrix(sections, n_rows=n_rows, n_columns=n_columns, group_size=group_size)
+        found = _checked[sections[0]] = key, made.matrix
+    matrix: native.Matrix = found[1]
+    return matrix
 
 
 def _linear(
-    inputs: torch.Tensor,
-    bias: torch.Tensor | None,
-    activation_bits: int,
-    *sections: torch.Tensor | int | None,
+    inputs: torch.Tensor, bias: torch.Tensor | None, activation_bits: int, *rest: Any
 ) -> torch.Tensor:
-    return call_linear([_matrix(*sections)], [bias], inputs, activation_bits)[0]
+    return call_linear([_matrix(*rest)], [bias], inputs, activation_bits)[0]
 
 
-def _rows(
-    stored_rows: torch.Tensor, factor: float, dtype: torch.dtype, *sections: torch.Tensor | int | None
-) -> torch.Tensor:
-    return call_rows(_matrix(*sections), stored_rows, factor, dtype)
+def _rows(ids: torch.Tensor, row_index: torch.Tensor | None, dtype: torch.dtype, *rest: Any) -> torch.Tensor:
+    return call_rows(_matrix(*rest), ids, row_index, dtype)
 
 
-def _fake_linear(inputs: torch.Tensor, bias: object, activation_bits: int, *sections: Any) -> torch.Tensor:
+def _fake_linear(inputs: torch.Tensor, bias: object, activation_bits: int, *rest: Any) -> torch.Tensor:
     del bias, activation_bits
-    return inputs.new_empty((*inputs.shape[:-1], sections[-3]))
+    torch._check(
+        inputs.shape[-1] == rest[-2], lambda: f"inputs of {inputs.shape}, expected {rest[-2]} columns"
+    )
+    return inputs.new_empty((*inputs.shape[:-1], rest[-3]))
 
 
-def _fake_rows(stored_rows: torch.Tensor, factor: float, dtype: torch.dtype, *sections: Any) -> torch.Tensor:
-    del factor
-    return stored_rows.new_empty((*stored_rows.shape, sections[-2]), dtype=dtype)
+def _fake_rows(ids: torch.Tensor, row_index: object, dtype: torch.dtype, *rest: Any) -> torch.Tensor:
+    del row_index
+    return ids.new_empty((*ids.shape, rest[-2]), dtype=dtype)
 
 
 _LIBRARY.impl("linear", _linear, "CPU")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import nn
 
-from laq.core.errors import RequestError
+from laq.core.errors import FormatError, RequestError
 from laq.core.groups import TILE_ROWS, TileGrid
 from laq.core.packing import LINE_BYTES, LOG_SCALE_BIAS, PackedTensor, tile_offsets, tile_row_blocks
 from laq.core.qtensor import LOG_STEPS
@@ -37,21 +38,59 @@ SECTIONS = (
 )
 """Buffers of a packed weight, in the order in which operators take them."""
 
+OPTIONAL = ("scale_base", "row_permutation", "column_permutation")
 
-def matrix_of(
+
+@dataclass(frozen=True, slots=True)
+class CheckedMatrix:
+    """A matrix as the native kernels take it, and the buffers that were checked.
+
+    Parameters
+    ----------
+    matrix : Matrix
+        Sizes and addresses.
+    sections : tuple of Tensor or None
+        Buffers in the order of `SECTIONS`, kept so that the addresses stay theirs.
+    versions : tuple of int
+        How often each had been changed when it was checked.
+    """
+
+    matrix: native.Matrix
+    sections: tuple[torch.Tensor | None, ...]
+    versions: tuple[int, ...]
+
+    def is_of(self, sections: Sequence[torch.Tensor | None]) -> bool:
+        """Say whether these are the buffers that were checked, unchanged."""
+        same = all(mine is its for mine, its in zip(self.sections, sections, strict=True))
+        return same and self.versions == versions_of(sections)
+
+
+def versions_of(sections: Sequence[torch.Tensor | None]) -> tuple[int, ...]:
+    """Return how often each buffer was changed; -1 where torch does not count, in inference mode."""
+    return tuple(-1 if s is None or s.is_inference() else s._version for s in sections)
+
+
+def checked_matrix(
     sections: Sequence[torch.Tensor | None], *, n_rows: int, n_columns: int, group_size: int
-) -> native.Matrix:
-    """Return what the native kernels take for buffers in the order of `SECTIONS`; unchecked."""
+) -> CheckedMatrix:
+    """Check buffers in the order of `SECTIONS` and return them as the native kernels take them.
+
+    Raises
+    ------
+    FormatError
+        If they are not a packed matrix.
+    RequestError
+        If they do not lie in the memory of the processor.
+    """
+    library = native.library()
+    assert library is not None
     named = dict(zip(SECTIONS, sections, strict=True))
-    assert all(section is None or section.is_contiguous() for section in sections)
+    n_blocks = TileGrid(n_rows, n_columns, group_size).n_row_blocks
+    _check_arrays(named, n_rows=n_rows, n_columns=n_columns, n_blocks=n_blocks)
     at = {name: None if section is None else section.data_ptr() for name, section in named.items()}
-    payload, bits, zero_points = (named[name] for name in ("payload", "bits", "zero_points"))
-    assert payload is not None and bits is not None and zero_points is not None  # noqa: PT018
-
-    def index_bytes(permutation: torch.Tensor | None) -> int:
-        return 0 if permutation is None else permutation.element_size()
-
-    return native.Matrix(
+    payload, bits, zero_points = (_given(named, name) for name in ("payload", "bits", "zero_points"))
+    rows, columns = named["row_permutation"], named["column_permutation"]
+    matrix = native.Matrix(
         n_rows=n_rows,
         n_columns=n_columns,
         group_size=group_size,
@@ -69,9 +108,55 @@ def matrix_of(
         row_offsets=at["row_offsets"],
         row_permutation=at["row_permutation"],
         column_permutation=at["column_permutation"],
-        row_index_bytes=index_bytes(named["row_permutation"]),
-        column_index_bytes=index_bytes(named["column_permutation"]),
+        row_index_bytes=0 if rows is None else rows.element_size(),
+        column_index_bytes=0 if columns is None else columns.element_size(),
     )
+    library.check(matrix, name="packed weight")
+    return CheckedMatrix(matrix, tuple(sections), versions_of(sections))
+
+
+def _given(named: Mapping[str, torch.Tensor | None], name: str) -> torch.Tensor:
+    section = named[name]
+    if section is None:
+        raise FormatError(f"packed weight: no {name}", hint="load its state dict again")
+    return section
+
+
+def _check_arrays(
+    named: Mapping[str, torch.Tensor | None], *, n_rows: int, n_columns: int, n_blocks: int
+) -> None:
+    """Types and lengths: what the kernels cannot see in an address."""
+    log, n_tiles = named["scale_base"] is not None, len(_given(named, "bits"))
+    indices = (torch.int16, torch.int32)
+    expected = {
+        "payload": ((torch.uint8,), None),
+        "bits": ((torch.uint8,), n_tiles),
+        "groups": ((torch.int16,), n_tiles),
+        "scales": ((torch.uint8 if log else torch.int16,), n_tiles * TILE_ROWS),
+        "zero_points": ((torch.uint8,), None),
+        "tile_starts": ((torch.int32,), n_blocks + 1),
+        "row_offsets": ((torch.int64,), n_blocks),
+        "scale_base": ((torch.int8,), n_blocks),
+        "row_permutation": (indices, n_rows),
+        "column_permutation": (indices, n_columns),
+    }
+    problems = []
+    for name, (dtypes, length) in expected.items():
+        section = named[name]
+        if section is None and name not in OPTIONAL:
+            problems.append(f"no {name}")
+        elif section is not None:
+            if section.device.type != "cpu":
+                raise RequestError(
+                    f"a packed weight lies on {section.device}, its input on the processor",
+                    hint="move both to the same device",
+                )
+            if section.dtype not in dtypes or not section.is_contiguous():
+                problems.append(f"{name} of {section.dtype}, expected contiguous {dtypes[0]}")
+            if length is not None and section.numel() != length:
+                problems.append(f"{name} holds {section.numel()} values, expected {length}")
+    if problems:
+        raise FormatError(f"packed weight: {'; '.join(problems)}", hint="load its state dict again")
 
 
 class PackedWeight(nn.Module):
@@ -117,7 +202,7 @@ class PackedWeight(nn.Module):
         columns, rows = packed.column_permutation, packed.row_permutation
         self.register_buffer("column_permutation", None if columns is None else _index(columns))
         self.register_buffer("row_permutation", None if rows is None else _index(rows))
-        self._native: native.Matrix | None = None
+        self._checked: CheckedMatrix | None = None
         assert int(tile_offsets(packed.bits, packed.grid)[-1]) == len(packed.payload)
 
     @property
@@ -163,37 +248,22 @@ class PackedWeight(nn.Module):
         return result
 
     def matrix(self) -> native.Matrix:
-        """Return this matrix as the native kernels take it; checked when buffers were loaded or moved.
+        """Return this matrix as the native kernels take it; checked again after buffers changed.
 
         Raises
         ------
         FormatError
             If what was loaded into the buffers is not a packed matrix.
         """
-        if self._native is None:
-            library = native.library()
-            assert library is not None
-            matrix = self._described()
-            library.check(matrix, name="packed weight")
-            self._native = matrix
-        return self._native
-
-    def _described(self) -> native.Matrix:
-        return matrix_of(
-            self.sections(), n_rows=self.n_rows, n_columns=self.n_columns, group_size=self.grid.group_size
-        )
+        sections = self.sections()
+        if self._checked is None or not self._checked.is_of(sections):
+            sizes = {"n_rows": self.n_rows, "n_columns": self.n_columns, "group_size": self.grid.group_size}
+            self._checked = checked_matrix(sections, **sizes)
+        return self._checked.matrix
 
     def sections(self) -> list[torch.Tensor | None]:
         """Return the buffers in the order of `SECTIONS`."""
         return [self._buffers[name] for name in SECTIONS]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
-        self._native = None  # buffers move
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch left it untyped
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._native = None  # buffers change
-        super()._load_from_state_dict(*args, **kwargs)
 
     def _tiles_of(self, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Stored tiles of the row blocks, and the position in `blocks` that each belongs to."""
@@ -237,7 +307,7 @@ class PackedWeight(nn.Module):
         memo[id(self)] = twin
         nn.Module.__init__(twin)
         twin.grid, twin.scale_format, twin.training = self.grid, self.scale_format, self.training
-        twin._native = None
+        twin._checked = None
         for name, buffer in self._buffers.items():
             twin.register_buffer(name, None if buffer is None else copy.deepcopy(buffer, memo))
         return twin

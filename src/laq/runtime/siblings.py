@@ -40,21 +40,30 @@ def linear(layers: Sequence[PackedLinear], inputs: torch.Tensor) -> list[torch.T
     return call_linear(matrices, [layer.bias for layer in layers], inputs, layers[0].activation_bits or 0)
 
 
+MAX_MISSES = 8
+"""Times in a row that siblings were computed for nothing before each goes its own way."""
+
+
 @dataclass(slots=True)
 class _Held:
     """Outputs that were computed together with a sibling's, until they are asked for."""
 
     inputs: torch.Tensor
     version: int
-    outputs: dict[PackedLinear, torch.Tensor]
+    is_inference: bool
+    outputs: dict[PackedLinear, tuple[tuple[object, ...], torch.Tensor]]
+
+    def is_of(self, inputs: torch.Tensor) -> bool:
+        same = self.inputs is inputs and self.version == inputs._version
+        return same and self.is_inference == torch.is_inference_mode_enabled()
 
 
 class Siblings:
     """Linears that read the same input, such as q, k and v: the first one asked computes all of them.
 
     Inputs are gathered and rounded once, and threads share one larger call. What the others will ask for is
-    held until they do, as long as the input is the same tensor, unchanged. If they do not ask, each computes
-    its own from then on.
+    held until they do, as long as the input is the same tensor and nothing was changed meanwhile. Where the
+    others do not ask, each soon computes its own.
 
     Parameters
     ----------
@@ -64,7 +73,9 @@ class Siblings:
 
     def __init__(self, layers: Sequence[PackedLinear]) -> None:
         self.layers = tuple(layers)
-        self._together = True
+        self._misses = 0
+        self._matrices: tuple[native.Matrix, ...] = ()
+        self._alike = False
         self._local = threading.local()
 
     def __deepcopy__(self, memo: dict[int, object]) -> Siblings:
@@ -76,19 +87,52 @@ class Siblings:
 
     def linear(self, layer: PackedLinear, inputs: torch.Tensor) -> torch.Tensor:
         """Return the output of one of the layers; see `linear`."""
-        if not self._together or inputs.is_inference():  # those do not say whether they changed
+        if inputs.is_inference() or self._misses >= MAX_MISSES:  # inference tensors do not count changes
             return linear([layer], inputs)[0]
         held: _Held | None = getattr(self._local, "held", None)
-        if held is None or held.inputs is not inputs or held.version != inputs._version:
-            self._together = held is None
-            if not self._together:
-                self._local.held = None
-                return linear([layer], inputs)[0]
-            outputs = linear(self.layers, inputs)
-            held = _Held(inputs, inputs._version, dict(zip(self.layers, outputs, strict=True)))
-        output = held.outputs.pop(layer, None)
+        if held is None or not held.is_of(inputs):
+            self._misses = 0 if held is None else self._misses + 1
+            held = self._compute(inputs)
+        state, output = held.outputs.pop(layer, (None, None))
         self._local.held = held if held.outputs else None
-        return linear([layer], inputs)[0] if output is None else output
+        if output is None or state != _state(layer):
+            return linear([layer], inputs)[0]
+        return output
+
+    def _compute(self, inputs: torch.Tensor) -> _Held:
+        """Compute all layers, or none if they cannot go together now."""
+        held = _Held(inputs, inputs._version, torch.is_inference_mode_enabled(), {})
+        if self._go_together():
+            states = [_state(layer) for layer in self.layers]
+            outputs = linear(self.layers, inputs)
+            held.outputs = dict(zip(self.layers, zip(states, outputs, strict=True), strict=True))
+        return held
+
+    def _go_together(self) -> bool:
+        """Say whether the layers agree; their orders of columns are compared when a weight has changed."""
+        first = self.layers[0].packed
+        if len({layer.activation_bits for layer in self.layers}) > 1:
+            return False
+        matrices = tuple(layer.packed.matrix() for layer in self.layers)
+        if len(matrices) != len(self._matrices) or any(
+            mine is not its for mine, its in zip(matrices, self._matrices, strict=True)
+        ):
+            orders = [layer.packed.column_permutation for layer in self.layers]
+            self._alike = all(
+                order is not None
+                and first.column_permutation is not None
+                and torch.equal(order, first.column_permutation)
+                for order in orders
+            )
+            self._matrices = matrices
+        return self._alike
+
+
+def _state(layer: PackedLinear) -> tuple[object, ...]:
+    """What an output depends on besides the input; a Matrix is made anew when a buffer changes."""
+    bias = layer.bias
+    version = None if bias is None or bias.is_inference() else bias._version
+    return id(layer.packed.matrix()), layer.activation_bits, id(bias), version
 
 
 def join_siblings(layers: Mapping[str, PackedLinear]) -> None:

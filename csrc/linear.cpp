@@ -1,0 +1,220 @@
+// Products with packed matrices: inputs are gathered and rounded, work is shared.
+#include <stdlib.h>
+
+#include <algorithm>
+#include <atomic>
+#include <new>
+#include <vector>
+
+#include "matrix.hpp"
+#include "pool.hpp"
+
+namespace laq {
+namespace {
+
+template <int32_t kType>
+void gather_as(const laq_matrix &m, const uint8_t *x, float *out) {
+    if (m.column_permutation == nullptr) {
+        for (int64_t i = 0; i < m.n_columns; i++) out[i] = load_element(x, kType, i);
+    } else if (m.column_index_bytes == 2) {
+        for (int64_t i = 0; i < m.n_columns; i++) out[i] = load_element(x, kType, index_at(m.column_permutation, 2, i));
+    } else {
+        for (int64_t i = 0; i < m.n_columns; i++) out[i] = load_element(x, kType, index_at(m.column_permutation, 4, i));
+    }
+}
+
+// One input in the stored order of columns, padded with zeros. Values that are not finite become zero and are
+// said to be there.
+bool gather(const laq_matrix &m, const uint8_t *x, int32_t type, float *out, int64_t padded) {
+    if (type == LAQ_FLOAT32) gather_as<LAQ_FLOAT32>(m, x, out);
+    else if (type == LAQ_BFLOAT16) gather_as<LAQ_BFLOAT16>(m, x, out);
+    else gather_as<LAQ_FLOAT16>(m, x, out);
+    std::fill(out + m.n_columns, out + padded, 0.0f);
+    uint32_t largest = 0;
+    for (int64_t i = 0; i < m.n_columns; i++) largest = std::max(largest, as_bits(out[i]) & 0x7fffffffu);
+    if (largest < 0x7f800000u) return true;
+    for (int64_t i = 0; i < m.n_columns; i++) {
+        if ((as_bits(out[i]) & 0x7fffffffu) >= 0x7f800000u) out[i] = 0.0f;
+    }
+    return false;
+}
+
+// Memory that a thread keeps from call to call.
+class Scratch {
+  public:
+    ~Scratch() { free(memory_); }
+    uint8_t *bytes(size_t n) {
+        if (n > size_) {
+            free(memory_);
+            size_ = (n + n / 4 + 4095) / 4096 * 4096;
+            memory_ = static_cast<uint8_t *>(aligned_alloc(4096, size_));
+            if (memory_ == nullptr) {
+                size_ = 0;
+                throw std::bad_alloc();
+            }
+        }
+        return memory_;
+    }
+    void shrink(size_t most) {
+        if (size_ <= most) return;
+        free(memory_);
+        memory_ = nullptr;
+        size_ = 0;
+    }
+
+  private:
+    uint8_t *memory_ = nullptr;
+    size_t size_ = 0;
+};
+
+// Kept from call to call by each thread; what long prompts need beyond it is given back.
+constexpr size_t kKeptBytes = 64 << 20;
+
+size_t rounded(int64_t n) { return (static_cast<size_t>(n) + 63) / 64 * 64; }
+
+// Bytes of payload below which a part is not worth claiming.
+constexpr int64_t kPartBytes = 128 << 10;
+
+struct Part {
+    int32_t matrix;
+    int64_t first, last;  // row blocks
+};
+
+struct Call {
+    const laq_matrix *matrices;
+    const Tier *tier;
+    Activations x;
+    bool two_planes;
+    int32_t type;
+    void *const *y;
+    const float *const *bias;
+    std::vector<Part> parts;
+    };
+
+// Cut the row blocks of all matrices into parts of about equal bytes.
+void cut(Call &call, int32_t n_matrices, int n_threads) {
+    int64_t total = 0;
+    for (int32_t i = 0; i < n_matrices; i++) total += call.matrices[i].payload_bytes;
+    const int64_t wanted = std::max(kPartBytes, total / (4 * n_threads));
+    for (int32_t i = 0; i < n_matrices; i++) {
+        const laq_matrix &m = call.matrices[i];
+        int64_t first = 0;
+        for (int64_t block = 1; block <= row_blocks(m); block++) {
+            const int64_t end = block < row_blocks(m) ? m.row_offsets[block] : m.payload_bytes;
+            if (end - m.row_offsets[first] >= wanted || block == row_blocks(m)) {
+                call.parts.push_back({i, first, block});
+                first = block;
+            }
+        }
+    }
+}
+
+uint8_t *output(const Call &call, int32_t matrix, int64_t input) {
+    return static_cast<uint8_t *>(call.y[matrix]) + input * call.matrices[matrix].n_rows * type_bytes(call.type);
+}
+
+void one_input(Call &call, const Part &part) {
+    const laq_matrix &m = call.matrices[part.matrix];
+    const float *bias = call.bias == nullptr ? nullptr : call.bias[part.matrix];
+    constexpr int64_t at_once = 64;
+    float sums[at_once * kTileRows];
+    for (int64_t block = part.first; block < part.last; block += at_once) {
+        const int64_t end = std::min(block + at_once, part.last);
+        call.tier->vector(m, call.x, call.two_planes, block, end, m.payload + m.row_offsets[block], sums);
+        for (int64_t i = block; i < end; i++) {
+            scatter(m, i, sums + kTileRows * (i - block), bias, output(call, part.matrix, 0), call.type);
+        }
+    }
+}
+
+void many_inputs(Call &call, const Part &part) {
+    const laq_matrix &m = call.matrices[part.matrix];
+    const float *bias = call.bias == nullptr ? nullptr : call.bias[part.matrix];
+    alignas(64) float sums[kInputChunk * kTileRows];
+    for (int64_t input = 0; input < call.x.n_inputs; input += kInputChunk) {
+        const int n = static_cast<int>(std::min<int64_t>(kInputChunk, call.x.n_inputs - input));
+        for (int64_t block = part.first; block < part.last; block++) {
+            call.tier->block(m, call.x, call.two_planes, block, m.payload + m.row_offsets[block], input, n, sums);
+            for (int i = 0; i < n; i++) {
+                scatter(m, block, sums + kTileRows * i, bias, output(call, part.matrix, input + i), call.type);
+            }
+        }
+    }
+}
+
+void work_on_part(void *context, int64_t index) {
+    Call &call = *static_cast<Call *>(context);
+    const Part &part = call.parts[static_cast<size_t>(index)];
+    if (call.x.n_inputs == 1) one_input(call, part);
+    else many_inputs(call, part);
+}
+
+struct Rounding {
+    const laq_matrix *matrix;
+    const Tier *tier;
+    const uint8_t *x;
+    int32_t type;
+    int64_t n_inputs, stride, padded;
+    int bits;
+    int8_t *high, *low;
+    float *scales;
+    int32_t *sums;
+    uint8_t *finite;
+    std::atomic<bool> failed{false};
+};
+
+constexpr int64_t kInputsAtOnce = 16;
+
+void round_inputs(void *context, int64_t index) {
+    static thread_local Scratch scratch;
+    Rounding &r = *static_cast<Rounding *>(context);
+    float *row;
+    try {
+        row = reinterpret_cast<float *>(scratch.bytes(static_cast<size_t>(4 * r.padded)));
+    } catch (const std::bad_alloc &) {
+        r.failed = true;
+        return;
+    }
+    const int64_t last = std::min(r.n_inputs, (index + 1) * kInputsAtOnce);
+    for (int64_t input = index * kInputsAtOnce; input < last; input++) {
+        const uint8_t *x = r.x + input * r.stride * type_bytes(r.type);
+        r.finite[input] = gather(*r.matrix, x, r.type, row, r.padded) ? 1 : 0;
+        r.tier->quantize(row, r.padded / r.matrix->group_size, r.matrix->group_size, r.bits, input, r.n_inputs,
+                         r.high, r.low, r.scales, r.sums);
+    }
+}
+
+}  // namespace
+
+int32_t linear(const Tier &tier, const laq_matrix *matrices, int32_t n_matrices, const void *x, int32_t type, int64_t n_inputs,
+               int64_t stride, void *const *y, const float *const *bias, int32_t activation_bits) {
+    static thread_local Scratch scratch;
+    const laq_matrix &m = matrices[0];
+    const int64_t n_groups = column_groups(m), padded = n_groups * m.group_size;
+    const size_t plane = rounded(n_inputs * padded), per_group = rounded(4 * n_inputs * n_groups);
+    const size_t planes = activation_bits == 16 ? 2 * plane : plane;
+    uint8_t *memory = scratch.bytes(planes + 2 * per_group + rounded(n_inputs));
+    Rounding rounding{&m,     &tier,  static_cast<const uint8_t *>(x),
+                      type,   n_inputs, stride,
+                      padded, activation_bits, reinterpret_cast<int8_t *>(memory),
+                      reinterpret_cast<int8_t *>(memory + planes - plane), reinterpret_cast<float *>(memory + planes),
+                      reinterpret_cast<int32_t *>(memory + planes + per_group), memory + planes + 2 * per_group};
+    Pool &pool = Pool::get();
+    pool.run((n_inputs + kInputsAtOnce - 1) / kInputsAtOnce, round_inputs, &rounding);
+    if (rounding.failed) return LAQ_NO_MEMORY;
+    Call call{matrices, &tier, {rounding.high, rounding.low, rounding.scales, rounding.sums, n_inputs},
+              activation_bits == 16, type, y, bias, {}};
+    cut(call, n_matrices, pool.threads());
+    pool.run(static_cast<int64_t>(call.parts.size()), work_on_part, &call);
+    for (int64_t input = 0; input < n_inputs; input++) {
+        if (rounding.finite[input] != 0) continue;
+        const uint8_t *row = static_cast<const uint8_t *>(x) + input * stride * type_bytes(type);
+        for (int32_t i = 0; i < n_matrices; i++) {
+            product_not_finite(matrices[i], tier, row, type, bias == nullptr ? nullptr : bias[i], output(call, i, input));
+        }
+    }
+    scratch.shrink(kKeptBytes);
+    return LAQ_OK;
+}
+
+}  // namespace laq

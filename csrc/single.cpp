@@ -1,0 +1,113 @@
+// Rows, and products with inputs that are not finite: a tile at a time, decoded to floats.
+#include <algorithm>
+#include <vector>
+
+#include "matrix.hpp"
+
+namespace laq {
+namespace {
+
+float stored_scale(const laq_matrix &m, int64_t block, int64_t tile, int row) {
+    const int64_t i = kTileRows * tile + row;
+    if (m.scale_format == LAQ_SCALES_FLOAT16) {
+        uint16_t half;
+        memcpy(&half, static_cast<const uint8_t *>(m.scales) + 2 * i, 2);
+        return from_float16(half);
+    }
+    static const uint32_t eighths[8] = {0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5fed7,
+                                        0x3fb504f3, 0x3fc5672a, 0x3fd744fd, 0x3feac0c7};
+    const int step = static_cast<const uint8_t *>(m.scales)[i];
+    const uint32_t exponent = static_cast<uint32_t>(m.octaves[block] - 16 + (step >> 3));
+    return as_float(eighths[step & 7] + (exponent << 23));
+}
+
+float stored_zero_point(const uint8_t *zero_points, int bits, int row) {
+    int value = 0;
+    for (int bit = 0; bit < bits; bit++) {
+        const int at = row * bits + bit;
+        value |= (zero_points[at >> 3] >> (at & 7) & 1) << bit;
+    }
+    return bits > 3 ? static_cast<float>(value) : static_cast<float>((1 << (bits - 1)) - 1 + value) / 2;
+}
+
+// Weights of one tile, [16, group_size], in float32 as FORMAT.md defines them.
+void decode_tile(const laq_matrix &m, const Tier &tier, int64_t block, int64_t tile, int64_t bits_before, float *out) {
+    alignas(64) uint8_t codes[kTileRows * 128];
+    const int width = m.bits[tile];
+    tier.codes(m.payload + 2 * m.group_size * bits_before, width, m.group_size, codes);
+    for (int row = 0; row < kTileRows; row++) {
+        const float scale = stored_scale(m, block, tile, row);
+        const float zero = stored_zero_point(m.zero_points + 2 * bits_before, width, row);
+        for (int i = 0; i < m.group_size; i++) {
+            out[row * m.group_size + i] = scale * (static_cast<float>(codes[row * m.group_size + i]) - zero);
+        }
+    }
+}
+
+}  // namespace
+
+void rows(const laq_matrix &m, const Tier &tier, const int64_t *stored_rows, int64_t n, uint8_t *out, int32_t type) {
+    std::vector<float> row(static_cast<size_t>(column_groups(m) * m.group_size));
+    float weights[kTileRows * 128];
+    for (int64_t i = 0; i < n; i++, out += m.n_columns * type_bytes(type)) {
+        const int64_t block = stored_rows[i] / kTileRows, in_block = stored_rows[i] % kTileRows;
+        std::fill(row.begin(), row.end(), 0.0f);
+        int64_t bits = m.row_offsets[block] / (2 * m.group_size);
+        for (int64_t tile = m.tile_starts[block]; tile < m.tile_starts[block + 1]; tile++) {
+            decode_tile(m, tier, block, tile, bits, weights);
+            memcpy(row.data() + int64_t{m.groups[tile]} * m.group_size, weights + in_block * m.group_size,
+                   sizeof(float) * static_cast<size_t>(m.group_size));
+            bits += m.bits[tile];
+        }
+        for (int64_t column = 0; column < m.n_columns; column++) {
+            store_element(out, type, source_column(m, column), row[static_cast<size_t>(column)]);
+        }
+    }
+}
+
+// What a float product has where inputs are not finite: NaN for every NaN and for an infinity times zero, an
+// infinity otherwise. Finite inputs cannot change that and are left out.
+void product_not_finite(const laq_matrix &m, const Tier &tier, const uint8_t *x, int32_t type, const float *bias,
+                        uint8_t *y) {
+    const float nan = as_float(0x7fc00000u);
+    std::vector<float> infinite(static_cast<size_t>(column_groups(m) * m.group_size), 0.0f);
+    std::vector<uint8_t> group_has(static_cast<size_t>(column_groups(m)), 0);
+    bool has_nan = false;
+    for (int64_t i = 0; i < m.n_columns; i++) {
+        const float value = load_element(x, type, source_column(m, i));
+        if (is_finite(value)) continue;
+        has_nan = has_nan || is_nan(value);
+        infinite[static_cast<size_t>(i)] = value;
+        group_has[static_cast<size_t>(i / m.group_size)] = 1;
+    }
+    if (has_nan) {
+        for (int64_t row = 0; row < m.n_rows; row++) store_element(y, type, row, nan);
+        return;
+    }
+    std::vector<uint8_t> missing(group_has.size());
+    float weights[kTileRows * 128];
+    for (int64_t block = 0; block < row_blocks(m); block++) {
+        missing = group_has;  // absent tiles are zero: they give NaN
+        float sums[kTileRows] = {};
+        int64_t bits = m.row_offsets[block] / (2 * m.group_size);
+        for (int64_t tile = m.tile_starts[block]; tile < m.tile_starts[block + 1]; tile++) {
+            const size_t group = m.groups[tile];
+            if (group_has[group] != 0) {
+                missing[group] = 0;
+                decode_tile(m, tier, block, tile, bits, weights);
+                for (int row = 0; row < kTileRows; row++) {
+                    for (int i = 0; i < m.group_size; i++) {
+                        const float value = infinite[group * static_cast<size_t>(m.group_size) + static_cast<size_t>(i)];
+                        if (value != 0.0f) sums[row] += weights[row * m.group_size + i] * value;
+                    }
+                }
+            }
+            bits += m.bits[tile];
+        }
+        const bool any = std::find(missing.begin(), missing.end(), 1) != missing.end();
+        for (float &sum : sums) sum = any ? nan : sum;
+        scatter(m, block, sums, bias, y, type);
+    }
+}
+
+}  // namespace laq
