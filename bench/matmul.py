@@ -61,9 +61,9 @@ def laq_runner(name: str, packed: PackedTensor, inputs: torch.Tensor, bits: int)
     n_copies = max(2, ROTATED_BYTES // packed.size_bytes)
     arena = Arena()
     weights = [PackedWeight(packed, arena=arena) for _ in range(n_copies)]
-    matrices = [weight.matrix() for weight in weights]
+    matrices = [native.matrices([weight.matrix()]) for weight in weights]
     return Runner(
-        name, packed.size_bytes, n_copies, lambda i: call_linear([matrices[i]], [None], inputs, bits), weights
+        name, packed.size_bytes, n_copies, lambda i: call_linear(matrices[i], [None], inputs, bits), weights
     )
 
 

@@ -72,8 +72,8 @@ constexpr size_t kKeptBytes = 64 << 20;
 
 size_t rounded(int64_t n) { return (static_cast<size_t>(n) + 63) / 64 * 64; }
 
-// Bytes of payload below which a part is not worth claiming.
-constexpr int64_t kPartBytes = 128 << 10;
+// Bytes of payload below which a part is not worth claiming: waking a thread takes as long as reading a megabyte.
+constexpr int64_t kPartBytes = 1 << 20;
 
 struct Part {
     int32_t matrix;

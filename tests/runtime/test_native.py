@@ -117,13 +117,13 @@ def attention(packed_random):
 def counted(monkeypatch):
     """Sizes of the native calls made."""
     sizes = []
-    plain = siblings.linear
+    plain = siblings.call_linear
 
-    def linear(layers, inputs):
-        sizes.append(len(layers))
-        return plain(layers, inputs)
+    def call_linear(matrices, *arguments):
+        sizes.append(len(matrices))
+        return plain(matrices, *arguments)
 
-    monkeypatch.setattr(siblings, "linear", linear)
+    monkeypatch.setattr(siblings, "call_linear", call_linear)
     return sizes
 
 
@@ -132,21 +132,21 @@ def test_siblings_are_computed_in_one_call(attention, counted):
     found = [layer(inputs) for layer in (attention.q, attention.k, attention.v)]
     assert counted == [3]
     for layer, output in zip((attention.q, attention.k, attention.v), found, strict=True):
-        assert torch.equal(output, siblings.linear([layer], inputs)[0])
+        assert torch.equal(output, siblings.linear(layer, inputs))
 
 
 def test_changed_inputs_are_computed_anew(attention):
     inputs = inputs_of(2, 300)
     attention.q(inputs)
     inputs.mul_(2)
-    assert torch.equal(attention.k(inputs), siblings.linear([attention.k], inputs)[0])
+    assert torch.equal(attention.k(inputs), siblings.linear(attention.k, inputs))
 
 
 def test_siblings_that_do_not_read_the_same_input_go_their_own_way(attention, counted):
     for seed in range(12):
         mine, other = inputs_of(2, 300) + seed, inputs_of(2, 300) - seed
-        assert torch.equal(attention.q(mine), siblings.linear([attention.q], mine)[0])
-        assert torch.equal(attention.k(other), siblings.linear([attention.k], other)[0])
+        assert torch.equal(attention.q(mine), siblings.linear(attention.q, mine))
+        assert torch.equal(attention.k(other), siblings.linear(attention.k, other))
     assert counted[-2:] == [1, 1]
 
 
@@ -163,10 +163,10 @@ def test_a_sibling_changed_meanwhile_is_computed_anew(packed_random, change):
         attention.k.packed.scales.add_(1)
     else:
         attention.k.packed.column_permutation.copy_(attention.k.packed.column_permutation.flip(0))
-    expected = siblings.linear([attention.k], inputs)[0]
+    expected = siblings.linear(attention.k, inputs)
     assert torch.equal(attention.k(inputs), expected)
     again = inputs.clone()
-    assert torch.equal(attention.q(again), siblings.linear([attention.q], again)[0])
+    assert torch.equal(attention.q(again), siblings.linear(attention.q, again))
     assert torch.equal(attention.k(again), expected)
 
 
@@ -180,7 +180,7 @@ def test_inference_tensors_are_right(attention):
         inputs = inputs_of(2, 300)
         attention.q(inputs)
         inputs.mul_(2)
-        assert torch.equal(attention.k(inputs), siblings.linear([attention.k], inputs)[0])
+        assert torch.equal(attention.k(inputs), siblings.linear(attention.k, inputs))
 
 
 def test_siblings_in_several_threads_do_not_mix(attention):
@@ -190,7 +190,7 @@ def test_siblings_in_several_threads_do_not_mix(attention):
         for i in range(20):
             inputs = inputs_of(1, 300) * (seed + i + 1)
             for layer in (attention.q, attention.k, attention.v):
-                if not torch.equal(layer(inputs), siblings.linear([layer], inputs)[0]):
+                if not torch.equal(layer(inputs), siblings.linear(layer, inputs)):
                     wrong.append(seed)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -45,7 +46,7 @@ def activation_bits(n_inputs: int) -> int:
 
 
 def call_linear(
-    matrices: Sequence[native.Matrix],
+    matrices: ctypes.Array[native.Matrix],
     biases: Sequence[torch.Tensor | None],
     inputs: torch.Tensor,
     bits: int,
@@ -54,8 +55,8 @@ def call_linear(
 
     Parameters
     ----------
-    matrices : sequence of Matrix
-        Of one width and group size.
+    matrices : array of Matrix
+        Of one width and group size; see `native.matrices`.
     biases : sequence of Tensor or None
         float [n_rows] of each.
     inputs : float [..., n_columns]
@@ -78,7 +79,7 @@ def call_linear(
     outputs = [torch.empty((*lead, matrix.n_rows), dtype=dtype, device="cpu") for matrix in matrices]
     inside = [bias if bias is not None and bias.dtype == torch.float32 else None for bias in biases]
     code = library.linear(
-        matrices[0] if len(matrices) == 1 else native.matrices(matrices),
+        matrices,
         len(matrices),
         rows.data_ptr(),
         TYPES[dtype],
@@ -96,7 +97,7 @@ def call_linear(
 
 
 def _check_call(
-    matrices: Sequence[native.Matrix], biases: Sequence[torch.Tensor | None], inputs: torch.Tensor
+    matrices: ctypes.Array[native.Matrix], biases: Sequence[torch.Tensor | None], inputs: torch.Tensor
 ) -> None:
     width = matrices[0].n_columns
     if not inputs.ndim or inputs.shape[-1] != width:

@@ -56,7 +56,7 @@ class PackedLinear(nn.Module):
             return self._decoded(inputs)
         if is_recorded():
             return self._operator(inputs)
-        return linear([self], inputs)[0] if self.siblings is None else self.siblings.linear(self, inputs)
+        return linear(self, inputs) if self.siblings is None else self.siblings.linear(self, inputs)
 
     def _operator(self, inputs: torch.Tensor) -> torch.Tensor:
         packed = self.packed

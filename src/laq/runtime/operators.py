@@ -47,7 +47,7 @@ def _matrix(*arguments: Any) -> native.Matrix:
 def _linear(
     inputs: torch.Tensor, bias: torch.Tensor | None, activation_bits: int, *rest: Any
 ) -> torch.Tensor:
-    return call_linear([_matrix(*rest)], [bias], inputs, activation_bits)[0]
+    return call_linear(native.matrices([_matrix(*rest)]), [bias], inputs, activation_bits)[0]
 
 
 def _rows(ids: torch.Tensor, row_index: torch.Tensor | None, dtype: torch.dtype, *rest: Any) -> torch.Tensor:

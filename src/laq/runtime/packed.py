@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -61,13 +62,19 @@ class CheckedMatrix:
 
     def is_of(self, sections: Sequence[torch.Tensor | None]) -> bool:
         """Say whether these are the buffers that were checked, unchanged."""
-        same = all(mine is its for mine, its in zip(self.sections, sections, strict=True))
-        return same and self.versions == versions_of(sections)
+        return all(map(operator.is_, self.sections, sections)) and self.versions == versions_of(sections)
+
+
+_VERSION = operator.attrgetter("_version")
 
 
 def versions_of(sections: Sequence[torch.Tensor | None]) -> tuple[int, ...]:
     """Return how often each buffer was changed; -1 where torch does not count, in inference mode."""
-    return tuple(-1 if s is None or s.is_inference() else s._version for s in sections)
+    given = [section for section in sections if section is not None]
+    try:
+        return tuple(map(_VERSION, given))  # asked for at every call: it must be fast
+    except RuntimeError:
+        return tuple(-1 if section.is_inference() else section._version for section in given)
 
 
 def checked_matrix(

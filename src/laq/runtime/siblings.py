@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import operator
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -19,25 +20,10 @@ if TYPE_CHECKING:
     from laq.runtime.linear import PackedLinear
 
 
-def linear(layers: Sequence[PackedLinear], inputs: torch.Tensor) -> list[torch.Tensor]:
-    """Compute several layers of one input; all share its order of columns and group size.
-
-    Parameters
-    ----------
-    layers : sequence of PackedLinear
-        The first one's `activation_bits` count for all.
-    inputs : float [..., in_features]
-        Of a type that the kernels know.
-
-    Returns
-    -------
-    list of Tensor
-        float [..., out_features] of each, in the input's type.
-    """
-    matrices = [layer.packed.matrix() for layer in layers]
-    if len(matrices) > 1:  # equal orders of columns, each in its own buffer: the kernels want one
-        matrices = [native.with_columns_of(matrix, matrices[0]) for matrix in matrices]
-    return call_linear(matrices, [layer.bias for layer in layers], inputs, layers[0].activation_bits or 0)
+def linear(layer: PackedLinear, inputs: torch.Tensor) -> torch.Tensor:
+    """Compute one layer natively: float [..., in_features] to [..., out_features], in the input's type."""
+    matrices = native.matrices([layer.packed.matrix()])
+    return call_linear(matrices, [layer.bias], inputs, layer.activation_bits or 0)[0]
 
 
 MAX_MISSES = 8
@@ -51,7 +37,7 @@ class _Held:
     inputs: torch.Tensor
     version: int
     is_inference: bool
-    outputs: dict[PackedLinear, tuple[tuple[object, ...], torch.Tensor]]
+    outputs: dict[PackedLinear, tuple[_State, torch.Tensor]]
 
     def is_of(self, inputs: torch.Tensor) -> bool:
         same = self.inputs is inputs and self.version == inputs._version
@@ -75,6 +61,7 @@ class Siblings:
         self.layers = tuple(layers)
         self._misses = 0
         self._matrices: tuple[native.Matrix, ...] = ()
+        self._together = native.matrices(())
         self._alike = False
         self._local = threading.local()
 
@@ -88,51 +75,59 @@ class Siblings:
     def linear(self, layer: PackedLinear, inputs: torch.Tensor) -> torch.Tensor:
         """Return the output of one of the layers; see `linear`."""
         if inputs.is_inference() or self._misses >= MAX_MISSES:  # inference tensors do not count changes
-            return linear([layer], inputs)[0]
+            return linear(layer, inputs)
         held: _Held | None = getattr(self._local, "held", None)
         if held is None or not held.is_of(inputs):
             self._misses = 0 if held is None else self._misses + 1
             held = self._compute(inputs)
-        state, output = held.outputs.pop(layer, (None, None))
+        found = held.outputs.pop(layer, None)
         self._local.held = held if held.outputs else None
-        if output is None or state != _state(layer):
-            return linear([layer], inputs)[0]
-        return output
+        if found is None or not found[0].is_same(_state(layer)):
+            return linear(layer, inputs)
+        return found[1]
 
     def _compute(self, inputs: torch.Tensor) -> _Held:
         """Compute all layers, or none if they cannot go together now."""
         held = _Held(inputs, inputs._version, torch.is_inference_mode_enabled(), {})
-        if self._go_together():
-            states = [_state(layer) for layer in self.layers]
-            outputs = linear(self.layers, inputs)
+        states = [_state(layer) for layer in self.layers]
+        if self._go_together(states):
+            biases = [layer.bias for layer in self.layers]
+            outputs = call_linear(self._together, biases, inputs, self.layers[0].activation_bits or 0)
             held.outputs = dict(zip(self.layers, zip(states, outputs, strict=True), strict=True))
         return held
 
-    def _go_together(self) -> bool:
+    def _go_together(self, states: Sequence[_State]) -> bool:
         """Say whether the layers agree; their orders of columns are compared when a weight has changed."""
-        first = self.layers[0].packed
-        if len({layer.activation_bits for layer in self.layers}) > 1:
-            return False
-        matrices = tuple(layer.packed.matrix() for layer in self.layers)
-        if len(matrices) != len(self._matrices) or any(
-            mine is not its for mine, its in zip(matrices, self._matrices, strict=True)
-        ):
+        matrices = tuple(state.matrix for state in states)
+        if len(self._matrices) != len(matrices) or not all(map(operator.is_, matrices, self._matrices)):
             orders = [layer.packed.column_permutation for layer in self.layers]
-            self._alike = all(
-                order is not None
-                and first.column_permutation is not None
-                and torch.equal(order, first.column_permutation)
-                for order in orders
+            first = orders[0]
+            self._alike = first is not None and all(
+                order is not None and torch.equal(order, first) for order in orders
             )
+            # equal orders, each in its own buffer: the kernels want one
+            self._together = native.matrices([native.with_columns_of(m, matrices[0]) for m in matrices])
             self._matrices = matrices
-        return self._alike
+        return self._alike and all(state.activation_bits == states[0].activation_bits for state in states)
 
 
-def _state(layer: PackedLinear) -> tuple[object, ...]:
-    """What an output depends on besides the input; a Matrix is made anew when a buffer changes."""
+class _State(NamedTuple):
+    """What an output depends on besides the input; a matrix is another one once a buffer has changed."""
+
+    matrix: native.Matrix
+    activation_bits: int | None
+    bias: torch.Tensor | None
+    bias_version: int
+
+    def is_same(self, other: _State) -> bool:
+        same = self.matrix is other.matrix and self.bias is other.bias
+        return same and self[1::2] == other[1::2]
+
+
+def _state(layer: PackedLinear) -> _State:
     bias = layer.bias
-    version = None if bias is None or bias.is_inference() else bias._version
-    return id(layer.packed.matrix()), layer.activation_bits, id(bias), version
+    version = -1 if bias is None or bias.is_inference() else bias._version
+    return _State(layer.packed.matrix(), layer.activation_bits, bias, version)
 
 
 def join_siblings(layers: Mapping[str, PackedLinear]) -> None:
