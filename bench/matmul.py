@@ -115,6 +115,7 @@ def onnx_runner(shape: tuple[int, int], inputs: torch.Tensor, bits: int, threads
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would slow the others down
     size = sum(array.nbytes for array in constants.values())
     content = model.SerializeToString()
     sessions = [
