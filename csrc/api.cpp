@@ -73,10 +73,7 @@ void read_part(void *context, int64_t index) {
     const int64_t first = index * kReadBytes, last = std::min(reading.n, first + kReadBytes);
     uint64_t sums[32] = {};  // enough independent sums to be vectorized
     for (int64_t at = first; at + 256 <= last; at += 256) {
-        __builtin_prefetch(reading.bytes + at + 6144);
-        __builtin_prefetch(reading.bytes + at + 6144 + 64);
-        __builtin_prefetch(reading.bytes + at + 6144 + 128);
-        __builtin_prefetch(reading.bytes + at + 6144 + 192);
+        for (int line = 0; line < 256; line += kLineBytes) __builtin_prefetch(reading.bytes + at + kPrefetch + line);
         uint64_t words[32];
         memcpy(words, reading.bytes + at, 256);
         for (int i = 0; i < 32; i++) sums[i] ^= words[i];

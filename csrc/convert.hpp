@@ -1,10 +1,19 @@
-// float32, bfloat16 and float16, in plain integer arithmetic: the same bits on every machine.
+// float32, bfloat16, float16 and stored scales, in plain integer arithmetic: the same bits on every machine.
+//
+// All is in an anonymous namespace: kernels.hpp says why.
 #pragma once
 
 #include <stdint.h>
 #include <string.h>
 
 namespace laq {
+namespace {
+
+// 2 ** (i / 8), correctly rounded, as bits; twice, for vectors of 16.
+alignas(64) const uint32_t kEighths[16] = {
+    0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5fed7, 0x3fb504f3, 0x3fc5672a, 0x3fd744fd, 0x3feac0c7,
+    0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5fed7, 0x3fb504f3, 0x3fc5672a, 0x3fd744fd, 0x3feac0c7,
+};
 
 inline float as_float(uint32_t bits) {
     float value;
@@ -16,6 +25,11 @@ inline uint32_t as_bits(float value) {
     uint32_t bits;
     memcpy(&bits, &value, 4);
     return bits;
+}
+
+// 2 ** (octave - 16 + step / 8) for a stored log8 byte.
+inline float log_scale(int step, int octave) {
+    return as_float(kEighths[step & 7] + (static_cast<uint32_t>(octave - 16 + (step >> 3)) << 23));
 }
 
 inline float from_bfloat16(uint16_t half) { return as_float(static_cast<uint32_t>(half) << 16); }
@@ -46,4 +60,5 @@ inline uint16_t to_float16(float value) {
     return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 
+}  // namespace
 }  // namespace laq

@@ -75,7 +75,7 @@ struct Avx2 {
         const Ints stored = widen(p);
         const Floats table = _mm256_load_ps(reinterpret_cast<const float *>(kEighths));
         const Floats eighths = _mm256_permutevar8x32_ps(table, stored);  // looks at three bits
-        const Ints exponents = _mm256_add_epi32(_mm256_srli_epi32(stored, 3), _mm256_set1_epi32(octave));
+        const Ints exponents = _mm256_add_epi32(_mm256_srli_epi32(stored, 3), _mm256_set1_epi32(octave - 16));
         return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(eighths), _mm256_slli_epi32(exponents, 23)));
     }
     static LAQ_INLINE Floats half_scales(const uint16_t *p) {

@@ -69,7 +69,7 @@ struct Avx512 {
     static LAQ_INLINE Floats log_scales(const uint8_t *p, int octave) {
         const Ints stored = widen(p);
         const Ints eighths = _mm512_permutexvar_epi32(stored, _mm512_load_si512(kEighths));  // repeats after 8
-        const Ints exponents = _mm512_add_epi32(_mm512_srli_epi32(stored, 3), _mm512_set1_epi32(octave));
+        const Ints exponents = _mm512_add_epi32(_mm512_srli_epi32(stored, 3), _mm512_set1_epi32(octave - 16));
         return _mm512_castsi512_ps(_mm512_add_epi32(eighths, _mm512_slli_epi32(exponents, 23)));
     }
     static LAQ_INLINE Floats half_scales(const uint16_t *p) {

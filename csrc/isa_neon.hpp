@@ -58,9 +58,7 @@ struct Neon {
 
     static LAQ_INLINE Floats log_scales(const uint8_t *p, int octave) {
         float values[4];
-        for (int i = 0; i < 4; i++) {
-            values[i] = bits_to_float(kEighths[p[i] & 7] + (static_cast<uint32_t>(octave + (p[i] >> 3)) << 23));
-        }
+        for (int i = 0; i < 4; i++) values[i] = log_scale(p[i], octave);
         return vld1q_f32(values);
     }
     static LAQ_INLINE Floats half_scales(const uint16_t *p) {
@@ -68,11 +66,7 @@ struct Neon {
     }
 
     template <int B>
-    static LAQ_INLINE uint64_t spread(uint64_t word) {
-        uint64_t r = 0;
-        for (int i = 0; i < 8; i++) r |= (word >> (B * i) & ((1u << B) - 1)) << (8 * i);
-        return r;
-    }
+    static LAQ_INLINE uint64_t spread(uint64_t word) { return spread_bits<B>(word); }
 };
 
 }  // namespace

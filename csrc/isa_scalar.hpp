@@ -110,37 +110,20 @@ struct Scalar {
     }
     static LAQ_INLINE void store_floats(float *p, const Floats &a) { memcpy(p, a.v, 64); }
 
-    // 2 ** (octave + u / 8) for stored bytes u.
     static LAQ_INLINE Floats log_scales(const uint8_t *p, int octave) {
         Floats r;
-        for (int i = 0; i < 16; i++) {
-            const uint32_t exponent = static_cast<uint32_t>(octave + (p[i] >> 3));
-            r.v[i] = bits_to_float(kEighths[p[i] & 7] + (exponent << 23));
-        }
+        for (int i = 0; i < 16; i++) r.v[i] = log_scale(p[i], octave);
         return r;
     }
     static LAQ_INLINE Floats half_scales(const uint16_t *p) {
         Floats r;
         uint16_t halves[16];
         memcpy(halves, p, 32);
-        for (int i = 0; i < 16; i++) r.v[i] = half_to_float(halves[i]);
+        for (int i = 0; i < 16; i++) r.v[i] = from_float16(halves[i]);
         return r;
     }
-    // Finite float16: the exponent moves by 112; subnormals are integers times 2 ** -24.
-    static LAQ_INLINE float half_to_float(uint16_t half) {
-        const uint32_t magnitude = half & 0x7fffu;
-        const float value = magnitude < 0x400 ? static_cast<float>(magnitude) * 0x1p-24f
-                                              : bits_to_float((magnitude << 13) + (112u << 23));
-        return (half & 0x8000u) != 0 ? -value : value;
-    }
-
-    // Eight numbers of B bits to eight bytes.
     template <int B>
-    static LAQ_INLINE uint64_t spread(uint64_t word) {
-        uint64_t r = 0;
-        for (int i = 0; i < 8; i++) r |= (word >> (B * i) & ((1u << B) - 1)) << (8 * i);
-        return r;
-    }
+    static LAQ_INLINE uint64_t spread(uint64_t word) { return spread_bits<B>(word); }
 };
 
 }  // namespace

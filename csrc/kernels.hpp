@@ -13,6 +13,7 @@
 
 #include <string.h>
 
+#include "convert.hpp"
 #include "tier.hpp"
 
 #define LAQ_INLINE inline __attribute__((always_inline))
@@ -20,8 +21,6 @@
 namespace laq {
 namespace {
 
-// Bytes ahead of the one being read that are asked for: 6 KiB covers the latency of memory at its full rate.
-constexpr int kPrefetch = 6144;
 // Magnitudes below count as zero: their reciprocal would overflow.
 constexpr float kSmallest = 1e-30f;
 
@@ -29,23 +28,13 @@ template <int... S>
 struct Sequence {};
 using Slots = Sequence<0, 1, 2, 3, 4, 5, 6, 7>;
 
-LAQ_INLINE float bits_to_float(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
+// Eight numbers of B bits to eight bytes, for instruction sets without a way of their own.
+template <int B>
+LAQ_INLINE uint64_t spread_bits(uint64_t word) {
+    uint64_t r = 0;
+    for (int i = 0; i < 8; i++) r |= (word >> (B * i) & ((1u << B) - 1)) << (8 * i);
+    return r;
 }
-
-LAQ_INLINE uint32_t float_to_bits(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return bits;
-}
-
-// 2 ** (i / 8), correctly rounded, as bits.
-alignas(64) const uint32_t kEighths[16] = {
-    0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5fed7, 0x3fb504f3, 0x3fc5672a, 0x3fd744fd, 0x3feac0c7,
-    0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5fed7, 0x3fb504f3, 0x3fc5672a, 0x3fd744fd, 0x3feac0c7,
-};
 
 // ------------------------------------------------------------------ codes
 
@@ -132,7 +121,7 @@ LAQ_INLINE void load_row_factors(const laq_matrix &matrix, int64_t tile, int oct
         factors.zero_points[part] = I::add(I::widen(stored + rows * part), I::repeat(first));
         if (matrix.scale_format == LAQ_SCALES_LOG8) {
             const uint8_t *steps = static_cast<const uint8_t *>(matrix.scales) + kTileRows * tile + rows * part;
-            factors.scales[part] = I::log_scales(steps, octave - 16 - halving);
+            factors.scales[part] = I::log_scales(steps, octave - halving);
         } else {
             const uint16_t *halves = static_cast<const uint16_t *>(matrix.scales) + kTileRows * tile + rows * part;
             factors.scales[part] = I::times(I::half_scales(halves), halving ? 0.5f : 1.0f);
@@ -385,10 +374,10 @@ inline void quantize_kernel(const float *x, int64_t n_groups, int group_size, in
     for (int64_t group = 0; group < n_groups; group++, x += group_size) {
         uint32_t largest = 0;  // magnitudes compare like their bits
         for (int i = 0; i < group_size; i++) {
-            const uint32_t magnitude = float_to_bits(x[i]) & 0x7fffffffu;
+            const uint32_t magnitude = as_bits(x[i]) & 0x7fffffffu;
             largest = magnitude > largest ? magnitude : largest;
         }
-        const float top = bits_to_float(largest);
+        const float top = as_float(largest);
         const float inverse = top < kSmallest ? 0.0f : limit / top;
         const int64_t place = group * n_inputs + input;
         int32_t values[128], sum = 0;

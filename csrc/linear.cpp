@@ -34,7 +34,7 @@ bool gather(const laq_matrix &m, const uint8_t *x, int32_t type, float *out, int
     for (int64_t i = 0; i < m.n_columns; i++) largest = std::max(largest, as_bits(out[i]) & 0x7fffffffu);
     if (largest < 0x7f800000u) return true;
     for (int64_t i = 0; i < m.n_columns; i++) {
-        if ((as_bits(out[i]) & 0x7fffffffu) >= 0x7f800000u) out[i] = 0.0f;
+        if (!is_finite(out[i])) out[i] = 0.0f;
     }
     return false;
 }
@@ -89,7 +89,7 @@ struct Call {
     void *const *y;
     const float *const *bias;
     std::vector<Part> parts;
-    };
+};
 
 // Cut the row blocks of all matrices into parts of about equal bytes.
 void cut(Call &call, int32_t n_matrices, int n_threads) {
@@ -186,8 +186,8 @@ void round_inputs(void *context, int64_t index) {
 
 }  // namespace
 
-int32_t linear(const Tier &tier, const laq_matrix *matrices, int32_t n_matrices, const void *x, int32_t type, int64_t n_inputs,
-               int64_t stride, void *const *y, const float *const *bias, int32_t activation_bits) {
+int32_t linear(const Tier &tier, const laq_matrix *matrices, int32_t n_matrices, const void *x, int32_t type,
+               int64_t n_inputs, int64_t stride, void *const *y, const float *const *bias, int32_t activation_bits) {
     static thread_local Scratch scratch;
     const laq_matrix &m = matrices[0];
     const int64_t n_groups = column_groups(m), padded = n_groups * m.group_size;

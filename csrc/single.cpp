@@ -14,11 +14,7 @@ float stored_scale(const laq_matrix &m, int64_t block, int64_t tile, int row) {
         memcpy(&half, static_cast<const uint8_t *>(m.scales) + 2 * i, 2);
         return from_float16(half);
     }
-    static const uint32_t eighths[8] = {0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5fed7,
-                                        0x3fb504f3, 0x3fc5672a, 0x3fd744fd, 0x3feac0c7};
-    const int step = static_cast<const uint8_t *>(m.scales)[i];
-    const uint32_t exponent = static_cast<uint32_t>(m.octaves[block] - 16 + (step >> 3));
-    return as_float(eighths[step & 7] + (exponent << 23));
+    return log_scale(static_cast<const uint8_t *>(m.scales)[i], m.octaves[block]);
 }
 
 float stored_zero_point(const uint8_t *zero_points, int bits, int row) {

@@ -8,6 +8,8 @@ namespace laq {
 constexpr int kTileRows = 16;
 constexpr int kBrickColumns = 32;
 constexpr int kLineBytes = 64;
+// Bytes ahead of the one being read that are asked for: 6 KiB covers the latency of memory at its full rate.
+constexpr int kPrefetch = 6144;
 // Inputs that share one unpacked tile; their float sums stay in the first-level cache.
 constexpr int kInputChunk = 128;
 

@@ -24,9 +24,9 @@ from laq.networks import Batch, Network, describe, load_network
 from laq.networks.transformers import describe_causal, is_causal_model
 from laq.quantizers import QUANTIZERS
 from laq.quantizers.common.apply import apply_plans
+from laq.runtime.linear import rounding_activations
 from laq.runtime.replace import resident_bytes
 from laq.runtime.result import Result, archive_fixed_bytes
-from laq.runtime.siblings import rounding_activations
 from laq.sensitivity.measure import measure_weights
 
 Source = str | Path | nn.Module | Network

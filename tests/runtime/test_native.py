@@ -14,9 +14,9 @@ from laq.kernels import native
 from laq.runtime import siblings
 from laq.runtime.calls import FEW_INPUTS
 from laq.runtime.embedding import PackedEmbedding
-from laq.runtime.linear import PackedLinear
+from laq.runtime.linear import PackedLinear, rounding_activations
 from laq.runtime.packed import PackedWeight
-from laq.runtime.siblings import join_siblings, rounding_activations
+from laq.runtime.siblings import join_siblings
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="native kernels are not built here")
 

@@ -11,9 +11,8 @@ from laq.core.errors import RequestError
 from laq.kernels import native
 from laq.networks import describe
 from laq.runtime.embedding import PackedEmbedding
-from laq.runtime.linear import PackedLinear
+from laq.runtime.linear import PackedLinear, rounding_activations
 from laq.runtime.replace import packed_copy, resident_bytes
-from laq.runtime.siblings import rounding_activations
 
 
 def dense_copy(network, module):

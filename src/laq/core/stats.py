@@ -16,6 +16,11 @@ from laq.core.storage import open_value, refusing, save_value
 FloatArray = npt.NDArray[np.float32]
 
 
+def _mean_of(mine: FloatArray, its: FloatArray, share: float) -> FloatArray:
+    """Mean of two means, the first of which counts for `share` of the samples."""
+    return (share * mine.astype(np.float64) + (1 - share) * its).astype(np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Moments:
     """Means over samples of a random vector v; additive through their sample counts.
@@ -48,12 +53,11 @@ class Moments:
 
     def merge(self, other: Moments) -> Moments:
         """Return the moments over the samples of both."""
-        n = self.n_samples + other.n_samples
-        mine, its = self.n_samples / n, other.n_samples / n
+        share = self.n_samples / (self.n_samples + other.n_samples)
         return Moments(
-            second=(mine * self.second.astype(np.float64) + its * other.second).astype(np.float32),
-            fourth=(mine * self.fourth.astype(np.float64) + its * other.fourth).astype(np.float32),
-            n_samples=n,
+            second=_mean_of(self.second, other.second, share),
+            fourth=_mean_of(self.fourth, other.fourth, share),
+            n_samples=self.n_samples + other.n_samples,
         )
 
 
@@ -84,12 +88,11 @@ class Joint:
 
     def merge(self, other: Joint) -> Joint:
         """Return the margins over the samples of both."""
-        n = self.n_samples + other.n_samples
-        mine, its = self.n_samples / n, other.n_samples / n
+        share = self.n_samples / (self.n_samples + other.n_samples)
         return Joint(
-            rows=(mine * self.rows.astype(np.float64) + its * other.rows).astype(np.float32),
-            columns=(mine * self.columns.astype(np.float64) + its * other.columns).astype(np.float32),
-            n_samples=n,
+            rows=_mean_of(self.rows, other.rows, share),
+            columns=_mean_of(self.columns, other.columns, share),
+            n_samples=self.n_samples + other.n_samples,
         )
 
 

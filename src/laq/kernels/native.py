@@ -13,12 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from laq.core.errors import FormatError, RequestError
-
-if TYPE_CHECKING:
-    Pointer = ctypes.c_void_p | int | None
 
 ABI_VERSION = 2
 ENVIRONMENT = "LAQ_KERNELS"
@@ -89,7 +85,6 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         functions = ctypes.CDLL(str(path))
-        self.path = path
         self._functions = functions
         for name in ("laq_tier", "laq_current_tier"):
             getattr(functions, name).restype = ctypes.c_char_p

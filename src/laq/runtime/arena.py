@@ -18,8 +18,8 @@ ALIGNMENT = 64
 class Arena:
     """Copies arrays side by side into large anonymous mappings; each lives as long as one of its copies.
 
-    Huge pages were worth 10 to 12 % of a product with one input, which is bound by memory. Many small
-    matrices of one network share a mapping: a huge page has 2 MB.
+    A product with one input is bound by memory. Many small matrices of one network share a mapping: a huge
+    page has 2 MB.
     """
 
     def __init__(self) -> None:

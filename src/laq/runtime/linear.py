@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -85,3 +88,17 @@ class PackedLinear(nn.Module):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         )
+
+
+@contextmanager
+def rounding_activations(modules: Iterable[nn.Module], bits: int | None) -> Iterator[None]:
+    """Let packed linears round their inputs to `bits` for a while."""
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, PackedLinear)]
+    before = [layer.activation_bits for layer in layers]
+    try:
+        for layer in layers:
+            layer.activation_bits = bits
+        yield
+    finally:
+        for layer, its in zip(layers, before, strict=True):
+            layer.activation_bits = its

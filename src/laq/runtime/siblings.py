@@ -5,22 +5,33 @@ from __future__ import annotations
 import copy
 import operator
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import nn
 
 from laq.kernels import native
 from laq.runtime.calls import call_linear
-
-if TYPE_CHECKING:
-    from laq.runtime.linear import PackedLinear
+from laq.runtime.packed import PackedWeight
 
 
-def linear(layer: PackedLinear, inputs: torch.Tensor) -> torch.Tensor:
+class Layer(Protocol):
+    """What a packed linear shows its siblings."""
+
+    activation_bits: int | None
+    siblings: Siblings | None
+
+    @property
+    def packed(self) -> PackedWeight:
+        """The weight."""
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """What is added."""
+
+
+def linear(layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
     """Compute one layer natively: float [..., in_features] to [..., out_features], in the input's type."""
     matrices = native.matrices([layer.packed.matrix()])
     return call_linear(matrices, [layer.bias], inputs, layer.activation_bits or 0)[0]
@@ -37,7 +48,7 @@ class _Held:
     inputs: torch.Tensor
     version: int
     is_inference: bool
-    outputs: dict[PackedLinear, tuple[_State, torch.Tensor]]
+    outputs: dict[Layer, tuple[_State, torch.Tensor]]
 
     def is_of(self, inputs: torch.Tensor) -> bool:
         same = self.inputs is inputs and self.version == inputs._version
@@ -53,11 +64,11 @@ class Siblings:
 
     Parameters
     ----------
-    layers : sequence of PackedLinear
+    layers : sequence of packed linears
         With one order of columns and one group size.
     """
 
-    def __init__(self, layers: Sequence[PackedLinear]) -> None:
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = tuple(layers)
         self._misses = 0
         self._matrices: tuple[native.Matrix, ...] = ()
@@ -72,7 +83,7 @@ class Siblings:
         twin.layers = tuple(copy.deepcopy(layer, memo) for layer in self.layers)
         return twin
 
-    def linear(self, layer: PackedLinear, inputs: torch.Tensor) -> torch.Tensor:
+    def linear(self, layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
         """Return the output of one of the layers; see `linear`."""
         if inputs.is_inference() or self._misses >= MAX_MISSES:  # inference tensors do not count changes
             return linear(layer, inputs)
@@ -124,18 +135,18 @@ class _State(NamedTuple):
         return same and self[1::2] == other[1::2]
 
 
-def _state(layer: PackedLinear) -> _State:
+def _state(layer: Layer) -> _State:
     bias = layer.bias
     version = -1 if bias is None or bias.is_inference() else bias._version
     return _State(layer.packed.matrix(), layer.activation_bits, bias, version)
 
 
-def join_siblings(layers: Mapping[str, PackedLinear]) -> None:
+def join_siblings(layers: Mapping[str, Layer]) -> None:
     """Let linears of one parent that share their order of columns, hence their input, compute together.
 
-    layers : PackedLinear by its path in the network
+    layers : packed linear by its path in the network
     """
-    families: dict[tuple[str, bytes], list[PackedLinear]] = {}
+    families: dict[tuple[str, bytes], list[Layer]] = {}
     for path, layer in layers.items():
         order = layer.packed.column_permutation
         if order is not None:
@@ -146,19 +157,3 @@ def join_siblings(layers: Mapping[str, PackedLinear]) -> None:
             siblings = Siblings(family)
             for layer in family:
                 layer.siblings = siblings
-
-
-@contextmanager
-def rounding_activations(modules: Iterable[nn.Module], bits: int | None) -> Iterator[None]:
-    """Let packed linears round their inputs to `bits` for a while."""
-    from laq.runtime.linear import PackedLinear
-
-    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, PackedLinear)]
-    before = [layer.activation_bits for layer in layers]
-    try:
-        for layer in layers:
-            layer.activation_bits = bits
-        yield
-    finally:
-        for layer, its in zip(layers, before, strict=True):
-            layer.activation_bits = its
