@@ -84,9 +84,6 @@ def test_block_by_block_equals_one_plain_pass(llama, batches, tied):
             g = cat(plain.gradients[path])
             close(stats.moments[use.rows].second, (g**2).mean(0))
             close(stats.moments[use.rows].fourth, (g**4).mean(0))
-            joint = (g**2).T @ x**2 / len(x)
-            close(stats.joints[use.rows].rows, joint.sum(1))
-            close(stats.joints[use.rows].columns, joint.sum(0))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -94,14 +91,9 @@ def test_output_head_has_the_mean_over_labels_in_closed_form(llama, batches, tie
     module = llama(tied=tied).eval()
     network = describe(module)
     stats = calibrate(network, batches, seed=3)
-    plain = Plain(module, batches, 3)
-    p = cat(plain.probabilities)
+    p = cat(Plain(module, batches, 3).probabilities)
     name = next(weight.name for weight in network.weights if "lm_head" in weight.modules)
-    key = stats.uses[name][0].rows
-    close(stats.moments[key].second, (p * (1 - p)).mean(0))
-    joint = (p * (1 - p)).T @ cat(plain.inputs["lm_head"]) ** 2 / len(p)
-    close(stats.joints[key].rows, joint.sum(1))
-    close(stats.joints[key].columns, joint.sum(0))
+    close(stats.moments[stats.uses[name][0].rows].second, (p * (1 - p)).mean(0))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -196,8 +188,6 @@ def test_merged_halves_are_the_statistics_of_all_batches():
     assert merged.n_tokens == whole.n_tokens
     key = whole.uses["2.weight"][0].columns
     np.testing.assert_allclose(merged.moments[key].second, whole.moments[key].second, rtol=1e-5, atol=1e-7)
-    key = whole.uses["0.weight"][0].rows  # its inputs, unlike its labels, are the same in both
-    assert merged.joints[key].n_samples == whole.joints[key].n_samples == 28
 
 
 def test_no_data_is_refused():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from laq.core.errors import CalibrationError
 from laq.core.importance import importance_of, shrink, shrink_matrix
-from laq.core.stats import Joint, Moments, Stats, Use
+from laq.core.stats import Moments, Stats, Use
 
 
 def vectors_of(n, size, seed=0):
@@ -67,26 +67,6 @@ def test_shrunk_matrix_is_positive_definite_with_the_shrunk_diagonal(n, size, pr
 def test_sign_of_correlations_is_kept():
     moments = matrix_moments(100, 5)
     assert np.array_equal(np.sign(shrink_matrix(moments, 8.0)), np.sign(moments.second))
-
-
-def test_term_has_the_row_and_column_sums_of_the_joint_moments():
-    g, x = vectors_of(200, 3, seed=1) ** 2, vectors_of(200, 4, seed=2) ** 2
-    x *= g[:, :1]  # large inputs meet large gradients
-    joint = g.T @ x / 200
-    margins = Joint(joint.sum(1).astype(np.float32), joint.sum(0).astype(np.float32), 200)
-    moments = {"c": matrix_moments(50, 4), "r": square_moments(50, 3)}
-    stats = Stats(moments, {"w": (Use("c", "r"),)}, 50, "", joints={"r": margins})
-    ((rows, columns),) = importance_of(stats, "w", prior_samples=0.0).terms
-    np.testing.assert_allclose(np.outer(rows, columns).sum(1), joint.sum(1), rtol=1e-5)
-    np.testing.assert_allclose(np.outer(rows, columns).sum(0), joint.sum(0), rtol=1e-5)
-
-
-def test_term_without_joint_moments_takes_rows_and_columns_as_independent():
-    columns, rows = matrix_moments(50, 4), square_moments(50, 3)
-    stats = Stats({"c": columns, "r": rows}, {"w": (Use("c", "r"),)}, 50, "")
-    ((of_rows, of_columns),) = importance_of(stats, "w", prior_samples=2.0).terms
-    np.testing.assert_allclose(of_rows, shrink(rows, 2.0))
-    np.testing.assert_allclose(of_columns, shrink(columns, 2.0))
 
 
 def test_single_use_gives_the_shrunk_moments():

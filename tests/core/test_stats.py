@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laq.core.errors import CalibrationError, FormatError
-from laq.core.stats import Joint, Moments, Stats, Use
+from laq.core.stats import Moments, Stats, Use
 from laq.core.storage import HEADER_NAME
 
 
@@ -25,18 +25,7 @@ def squares_of(vectors):
 
 def stats_of(vectors):
     moments = {"w:input": moments_of(vectors), "w:rows": squares_of(vectors[:, :2])}
-    return Stats(
-        moments,
-        {"w": (Use("w:input", "w:rows"),)},
-        len(vectors),
-        "hash",
-        joints={"w:rows": joint_of(vectors[:, :2], vectors)},
-    )
-
-
-def joint_of(gradients, inputs):
-    both = (gradients.astype(np.float64) ** 2).T @ inputs.astype(np.float64) ** 2 / len(inputs)
-    return Joint(both.sum(1).astype(np.float32), both.sum(0).astype(np.float32), len(inputs))
+    return Stats(moments, {"w": (Use("w:input", "w:rows"),)}, len(vectors), "hash")
 
 
 @given(n=st.integers(2, 40), cut=st.floats(0.01, 0.99), seed=st.integers(0, 2**32))
@@ -74,10 +63,6 @@ def test_merged_stats_cover_both_data_sets():
     assert merged.uses == whole.uses
     for key, moments in whole.moments.items():
         np.testing.assert_allclose(merged.moments[key].second, moments.second, rtol=1e-5, atol=1e-6)
-    mine, its = merged.joints["w:rows"], whole.joints["w:rows"]
-    assert mine.n_samples == 30
-    np.testing.assert_allclose(mine.rows, its.rows, rtol=1e-5)
-    np.testing.assert_allclose(mine.columns, its.columns, rtol=1e-5)
 
 
 def test_stats_of_different_networks_do_not_merge():
@@ -96,10 +81,6 @@ def test_stats_survive_saving(tmp_path):
         assert np.array_equal(opened.moments[key].second, moments.second)
         assert np.array_equal(opened.moments[key].fourth, moments.fourth)
         assert opened.moments[key].n_samples == moments.n_samples
-    mine, its = opened.joints["w:rows"], stats.joints["w:rows"]
-    assert np.array_equal(mine.rows, its.rows)
-    assert np.array_equal(mine.columns, its.columns)
-    assert mine.n_samples == its.n_samples == 30
 
 
 def without(field):
@@ -111,11 +92,6 @@ def without(field):
 
 def lose_array(content):
     del content["arrays"]["second:w:input"]
-
-
-def swap_joint(content):
-    arrays = content["arrays"]
-    arrays["joint-rows:w:rows"] = arrays["joint-columns:w:rows"]
 
 
 def break_uses(content):
@@ -135,8 +111,6 @@ DAMAGES = [
     without("n_samples"),
     without("uses"),
     lose_array,
-    swap_joint,
-    without("joints"),
     break_uses,
     dangling_use,
     break_header,

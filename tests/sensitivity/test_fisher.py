@@ -1,7 +1,5 @@
 """Curves are losses: they fall with bits, rise with importance, and forbid what samples cannot support."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -68,24 +66,6 @@ def test_loss_is_proportional_to_the_importance_of_rows():
     plain, *_ = measured()
     heavy, *_ = measured(importance=importance_of(rows=np.full(SHAPE[0], 4, np.float32)))
     np.testing.assert_allclose(heavy, 4 * plain, rtol=1e-3)
-
-
-def with_term(rows, columns):
-    plain = importance_of()
-    return replace(plain, terms=((plain.rows * rows, np.diagonal(plain.hessian) * columns),))
-
-
-def test_independent_inputs_and_gradients_change_nothing():
-    plain, *_ = measured()
-    independent, *_ = measured(importance=with_term(np.ones(SHAPE[0]), np.ones(SHAPE[1])))
-    np.testing.assert_allclose(independent, plain, rtol=1e-6)
-
-
-def test_loss_follows_what_gradients_and_inputs_have_together():
-    plain, *_ = measured()
-    rows, columns = np.repeat([1.0, 2.0, 4.0], 16), np.repeat([3.0, 1.0], 64)
-    together, *_ = measured(importance=with_term(rows, columns))
-    np.testing.assert_allclose(together, plain * np.outer([1, 2, 4], [3, 1]), rtol=1e-5)
 
 
 def test_rows_that_do_not_matter_cost_nothing():

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from laq.calibration.moments import Collector, squares
+from laq.calibration.moments import Collector
 from laq.calibration.spool import Spool
 from laq.core.errors import CalibrationError, DataError
 from laq.core.progress import track
@@ -189,19 +189,17 @@ class _Pass:
         ]
         hooks += [block.register_forward_hook(remember) for block in blocks]
         hooks.append(blocks[-1].register_forward_hook(cut))
-        calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+        outputs: list[torch.Tensor] = []
         head = self._head()
         if head is not None:
             hooks.append(
                 head[1].register_forward_hook(self.collector.linear_hook(head[0].name, with_rows=False))
             )
-            hooks.append(
-                head[1].register_forward_hook(lambda module, args, output: calls.append((args[0], output)))
-            )
+            hooks.append(head[1].register_forward_hook(lambda module, args, output: outputs.append(output)))
         outside = self._install(lambda path: not self._in_blocks(path) and (head is None or path != head[2]))
         with _hooks(*hooks, *outside):
             logits = run_logits(self.network.module, self.batches[index])
-            gradient = self._sampled_gradient(logits, head=head[0] if head else None, head_calls=calls)
+            gradient = self._sampled_gradient(logits, head=head[0] if head else None, head_output=outputs)
             logits.backward(gradient)
         assert last[0].grad is not None
         self.collector.spool.put(f"gradient-{index}", last[0].grad)
@@ -256,22 +254,6 @@ class _Pass:
                 if reached.hidden.requires_grad:
                     reached.hidden.backward(self.collector.spool.get(f"gradient-{index}"))
 
-    def _add_head(
-        self,
-        name: str,
-        logits: torch.Tensor,
-        probabilities: torch.Tensor,
-        calls: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    ) -> None:
-        """Add the head's rows; `calls` are its inputs and outputs, `probabilities` [tokens, classes]."""
-        inputs, output = calls[-1]
-        if output.data_ptr() == logits.data_ptr():
-            slices = inputs.detach().flatten(0, -2).split(SLICE_TOKENS)
-            for part, its_inputs in zip(probabilities.split(SLICE_TOKENS), slices, strict=True):
-                self.collector.add_rows(name, its_inputs, part * (1 - part))
-        else:
-            output.register_hook(lambda g: self.collector.add_rows(name, inputs, squares(g)))
-
     def _in_blocks(self, path: str) -> bool:
         return path.startswith(f"{self.network.blocks}.")
 
@@ -301,11 +283,7 @@ class _Pass:
         return None
 
     def _sampled_gradient(
-        self,
-        logits: torch.Tensor,
-        *,
-        head: WeightRef | None = None,
-        head_calls: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+        self, logits: torch.Tensor, *, head: WeightRef | None = None, head_output: Sequence[torch.Tensor] = ()
     ) -> torch.Tensor:
         """Return the gradient of -log p(label), summed over tokens, labels sampled from p.
 
@@ -318,7 +296,13 @@ class _Pass:
             )
         self.collector.n_tokens += len(probabilities)
         if head is not None:
-            self._add_head(head.name, logits, probabilities, head_calls)
+            if any(output.data_ptr() == logits.data_ptr() for output in head_output):
+                for part in probabilities.split(SLICE_TOKENS):
+                    self.collector.add_rows(head.name, part * (1 - part))
+            else:
+                head_output[0].register_hook(
+                    lambda g: self.collector.add_rows(head.name, g.float().flatten(0, -2) ** 2)
+                )
         labels = torch.multinomial(probabilities, 1, generator=self.generator)
         probabilities.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float32))
         return probabilities.view(logits.shape).to(logits.dtype)
@@ -332,7 +316,7 @@ def _stats(network: Network, collector: Collector, data_hash: str) -> Stats:
             f"calibration never used {', '.join(unused[:8])}" + (" and others" if len(unused) > 8 else ""),
             hint="give data that reaches every part of the network, or leave these weights alone with --keep",
         )
-    return Stats(collector.moments, uses, collector.n_tokens, data_hash, collector.joints)
+    return Stats(collector.moments, uses, collector.n_tokens, data_hash)
 
 
 def _uses(name: str, collector: Collector) -> tuple[Use, ...]:

@@ -1,4 +1,4 @@
-"""Running sums of second, fourth and joint moments, filled by hooks on the modules that are at work."""
+"""Running sums of second and fourth moments, filled by hooks on the modules that are at work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from laq.calibration.spool import Spool
 from laq.core.errors import CalibrationError
-from laq.core.stats import Joint, Moments
+from laq.core.stats import Moments
 
 SLICE_ROWS = 2048
 """Rows of a second-moment matrix updated at a time: bounds the float32 temporary."""
@@ -63,19 +63,6 @@ class MomentSum:
 
 
 @dataclass(slots=True)
-class JointSum:
-    """float64 totals of g_i^2 |x|^2 and x_j^2 |g|^2 over samples; see `Joint`."""
-
-    rows: npt.NDArray[np.float64]
-    columns: npt.NDArray[np.float64]
-
-    def add(self, inputs: torch.Tensor, gradients: torch.Tensor) -> None:
-        """Add squares, float32 [n, n_columns] and [n, n_rows]."""
-        self.rows += (inputs.sum(1) @ gradients).numpy()
-        self.columns += (gradients.sum(1) @ inputs).numpy()
-
-
-@dataclass(slots=True)
 class Collector:
     """Sums of the modules hooked now, and the moments of those that are done.
 
@@ -87,9 +74,7 @@ class Collector:
     n_tokens: int = 0
     moments: dict[str, Moments] = field(default_factory=dict)
     input_keys: dict[str, str] = field(default_factory=dict)
-    joints: dict[str, Joint] = field(default_factory=dict)
     sums: dict[str, MomentSum] = field(default_factory=dict)
-    joint_sums: dict[str, JointSum] = field(default_factory=dict)
     seen: list[tuple[torch.Tensor, str]] = field(default_factory=list)
 
     def linear_hook(
@@ -110,8 +95,7 @@ class Collector:
             if not output.requires_grad:
                 output = output.detach().requires_grad_().clone()  # no leaf: in-place activations may follow
             if with_rows:
-                inputs = args[0].detach()
-                output.register_hook(lambda gradient: self.add_rows(name, inputs, squares(gradient)))
+                output.register_hook(lambda gradient: self.add_rows(name, squares(gradient)))
             return output
 
         return hook
@@ -131,12 +115,9 @@ class Collector:
 
         return hook
 
-    def add_rows(self, name: str, inputs: torch.Tensor, values: torch.Tensor) -> None:
-        """Add inputs of a linear [..., n_columns] and its outputs' squared gradients, float32 [n, n_rows]."""
-        key = f"{name}:rows"
-        self.sums.setdefault(key, MomentSum.of_squares(values.shape[1])).add_squares(values)
-        empty = JointSum(np.zeros(values.shape[1]), np.zeros(inputs.shape[-1]))
-        self.joint_sums.setdefault(key, empty).add(squares(inputs), values)
+    def add_rows(self, name: str, values: torch.Tensor) -> None:
+        """Add squared gradients of the outputs of a linear, float32 [n, n_rows]."""
+        self.sums.setdefault(f"{name}:rows", MomentSum.of_squares(values.shape[1])).add_squares(values)
 
     def _add_input(self, name: str, tensor: torch.Tensor) -> None:
         """Siblings receive the same tensor object: the first one's name stands for all."""
@@ -158,16 +139,10 @@ class Collector:
             n = max(self.n_tokens if per_token else total.n_samples, 1)
             second = self.spool.park_array(f"moments-{len(self.moments)}", total.second, 1 / n)
             self.moments[key] = Moments(second, (total.fourth / n).astype(np.float32), n)
-        n = max(self.n_tokens, 1)
-        for key, sums in self.joint_sums.items():
-            self.joints[key] = Joint(
-                (sums.rows / n).astype(np.float32), (sums.columns / n).astype(np.float32), n
-            )
         self.sums.clear()
-        self.joint_sums.clear()
         self.seen.clear()
 
 
-def squares(tensor: torch.Tensor) -> torch.Tensor:
+def squares(gradient: torch.Tensor) -> torch.Tensor:
     """Return squared values as float32 [n, size]."""
-    return tensor.detach().float().flatten(0, -2).square()
+    return gradient.detach().float().flatten(0, -2).square()

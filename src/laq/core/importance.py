@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.core.errors import CalibrationError
-from laq.core.stats import FloatArray, Moments, Stats, Use
+from laq.core.stats import FloatArray, Moments, Stats
 
 PRIOR_SAMPLES = 1.0
 """Samples that the layer's mean counts for against an element's own; chosen by bench/shrinkage.py."""
@@ -29,16 +29,12 @@ class Importance:
         Squared gradient at each output.
     row_support, column_support : float64 [n_rows], [n_columns]
         Effective sample sizes behind them.
-    terms : tuple of (float64 [n_rows], float64 [n_columns])
-        E[g_i^2 x_j^2], what an error in one element alone costs, as a sum of outer products: one for each
-        use of the weight. It is not rows_i hessian_jj where large inputs meet large or small gradients.
     """
 
     hessian: FloatArray
     rows: FloatArray
     row_support: npt.NDArray[np.float64]
     column_support: npt.NDArray[np.float64]
-    terms: tuple[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]], ...] = ()
 
 
 def importance_of(stats: Stats, name: str, *, prior_samples: float | None = None) -> Importance:
@@ -71,29 +67,12 @@ def importance_of(stats: Stats, name: str, *, prior_samples: float | None = None
         rows=np.asarray(combined, np.float32),
         row_support=np.max(row_support, axis=0),
         column_support=np.max(column_support, axis=0),
-        terms=tuple(_term(stats, use, prior) for use in stats.uses_of(name)),
     )
     if not (np.isfinite(result.hessian).all() and np.isfinite(result.rows).all()):
         raise CalibrationError(
             f"{name}: calibration statistics are not finite", hint="check the network in float32"
         )
     return result
-
-
-def _term(stats: Stats, use: Use, prior: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return E[g_i^2 x_j^2] of one use as an outer product, shrunk like its moments."""
-    columns_moments, rows_moments = stats.moments[use.columns], stats.moments[use.rows]
-    if use.rows not in stats.joints:
-        return shrink(rows_moments, prior), shrink(columns_moments, prior)
-    joint = stats.joints[use.rows]
-    rows = _towards_mean(joint.rows, prior / (prior + rows_moments.support))
-    columns = _towards_mean(joint.columns, prior / (prior + columns_moments.support))
-    return rows, columns / max(float(joint.rows.sum(dtype=np.float64)), 1e-300)
-
-
-def _towards_mean(values: FloatArray, weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    exact = values.astype(np.float64)
-    return np.asarray((1 - weight) * exact + weight * exact.mean())
 
 
 def shrink(moments: Moments, prior_samples: float) -> npt.NDArray[np.float64]:
@@ -107,7 +86,9 @@ def shrink(moments: Moments, prior_samples: float) -> npt.NDArray[np.float64]:
     >>> shrink(seen, 10.0).round(2).tolist()
     [3.82, 2.0]
     """
-    return _towards_mean(moments.diagonal, prior_samples / (prior_samples + moments.support))
+    weight = prior_samples / (prior_samples + moments.support)
+    second = moments.diagonal.astype(np.float64)
+    return np.asarray((1 - weight) * second + weight * second.mean())
 
 
 def shrink_matrix(moments: Moments, prior_samples: float) -> npt.NDArray[np.float64]:

@@ -1,9 +1,9 @@
-"""What calibration saw: second moments of inputs and of output gradients, and how the two go together."""
+"""What calibration saw: second moments of inputs and of output gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,41 +62,6 @@ class Moments:
 
 
 @dataclass(frozen=True, slots=True)
-class Joint:
-    """How squared inputs and squared gradients of a linear go together: margins of E[g_i^2 x_j^2].
-
-    Additive through their sample counts. The whole matrix would be as large as the weight; its margins give
-    the rank-one matrix of the same row and column sums.
-
-    Parameters
-    ----------
-    rows : float32 [n_rows]
-        E[g_i^2 |x|^2].
-    columns : float32 [n_columns]
-        E[x_j^2 |g|^2].
-    n_samples : int
-        Samples the means were taken over.
-
-    References
-    ----------
-    Shazeer and Stern, arXiv:1804.04235, section 3: rank-one second moments.
-    """
-
-    rows: FloatArray
-    columns: FloatArray
-    n_samples: int
-
-    def merge(self, other: Joint) -> Joint:
-        """Return the margins over the samples of both."""
-        share = self.n_samples / (self.n_samples + other.n_samples)
-        return Joint(
-            rows=_mean_of(self.rows, other.rows, share),
-            columns=_mean_of(self.columns, other.columns, share),
-            n_samples=self.n_samples + other.n_samples,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Use:
     """One way in which a weight enters the loss: 1/2 sum_i rows_i dW_i columns dW_i'.
 
@@ -126,15 +91,12 @@ class Stats:
         Calibration tokens seen.
     data_hash : str
         sha256 of the calibration tokens.
-    joints : mapping
-        Joint margins of linears, by the key of their rows; a use without one is taken as independent.
     """
 
     moments: Mapping[str, Moments]
     uses: Mapping[str, tuple[Use, ...]]
     n_tokens: int
     data_hash: str
-    joints: Mapping[str, Joint] = field(default_factory=dict)
 
     def uses_of(self, name: str) -> tuple[Use, ...]:
         """Return the uses of weight `name`.
@@ -159,14 +121,13 @@ class Stats:
         CalibrationError
             If the two do not describe the same weights.
         """
-        if dict(self.uses) != dict(other.uses) or set(self.joints) != set(other.joints):
+        if dict(self.uses) != dict(other.uses):
             raise CalibrationError("statistics of different networks cannot be merged")
         return Stats(
             moments={key: moments.merge(other.moments[key]) for key, moments in self.moments.items()},
             uses=self.uses,
             n_tokens=self.n_tokens + other.n_tokens,
             data_hash=f"{self.data_hash}+{other.data_hash}",
-            joints={key: joint.merge(other.joints[key]) for key, joint in self.joints.items()},
         )
 
     def save(self, path: Path | str) -> None:
@@ -174,13 +135,10 @@ class Stats:
         arrays: dict[str, npt.NDArray[Any]] = {}
         for key, moments in self.moments.items():
             arrays[f"second:{key}"], arrays[f"fourth:{key}"] = moments.second, moments.fourth
-        for key, joint in self.joints.items():
-            arrays[f"joint-rows:{key}"], arrays[f"joint-columns:{key}"] = joint.rows, joint.columns
         header = {
             "n_tokens": self.n_tokens,
             "data_hash": self.data_hash,
             "n_samples": {key: moments.n_samples for key, moments in self.moments.items()},
-            "joints": {key: joint.n_samples for key, joint in self.joints.items()},
             "uses": {name: [[use.columns, use.rows] for use in uses] for name, uses in self.uses.items()},
         }
         save_value(Path(path), "stats", header, arrays)
@@ -206,21 +164,7 @@ class Stats:
             } - set(moments)
             if missing:
                 raise ValueError(f"no moments {', '.join(sorted(missing))}")
-            joints = {
-                key: Joint(arrays[f"joint-rows:{key}"], arrays[f"joint-columns:{key}"], int(n))
-                for key, n in header["joints"].items()
-            }
-            _check_joints(joints, moments, uses)
-            return Stats(moments, uses, int(header["n_tokens"]), str(header["data_hash"]), joints)
-
-
-def _check_joints(
-    joints: Mapping[str, Joint], moments: Mapping[str, Moments], uses: Mapping[str, tuple[Use, ...]]
-) -> None:
-    for use in (use for pairs in uses.values() for use in pairs if use.rows in joints):
-        joint, expected = joints[use.rows], (len(moments[use.rows].fourth), len(moments[use.columns].fourth))
-        if (joint.rows.shape, joint.columns.shape) != (expected[:1], expected[1:]):
-            raise ValueError(f"{use.rows}: joint margins of {joint.rows.shape} and {joint.columns.shape}")
+            return Stats(moments, uses, int(header["n_tokens"]), str(header["data_hash"]))
 
 
 def _checked(key: str, moments: Moments) -> Moments:

@@ -2,14 +2,10 @@
 
 The loss of a change dW is 1/2 sum_i G_i dW_i H dW_i'. The quantizer says what a squared rounding error in
 each column costs under its own feedback; the clip search that it will use says how large that error is. A
-short run of the quantizer itself, at two widths on a sample of rows, corrects what is left. The product of
-G and H takes gradients and inputs of a token as independent; each tile's loss is multiplied by what
-E[g_i^2 x_j^2] says instead.
+short run of the quantizer itself, at two widths on a sample of rows, corrects what is left.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +43,6 @@ def tile_losses(
     """
     losses = _rounding_losses(weight, feedback, scale_format)
     losses *= _correction(weight, quantizer, feedback, scale_format)[:, None, None]
-    losses *= _dependence(weight, importance, columns)
     unsupported = _unsupported(weight, importance, columns)
     for index, candidate in enumerate(CANDIDATES):
         if candidate.n_levels < 4:
@@ -114,28 +109,6 @@ def _feedback_ratios(
     if not (totals[1] > 0).all() or not (totals[0] > 0).all():
         return np.ones(len(CORRECTION_BITS))
     return np.asarray(totals[0] / totals[1])
-
-
-def _dependence(
-    weight: SortedWeight, importance: Importance, columns: IndexArray | None
-) -> npt.NDArray[np.float32]:
-    """Return E[g_i^2 x_j^2] over G_i H_jj, each summed over a tile; float32 [n_row_blocks, n_groups]."""
-    rows = slice(None) if weight.row_permutation is None else weight.row_permutation
-    order = slice(None) if columns is None else columns
-
-    def by_tile(of_rows: npt.NDArray[Any], of_columns: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        grid = weight.grid
-        row_sums, column_sums = np.zeros(grid.padded_rows), np.zeros(grid.padded_columns)
-        row_sums[: grid.n_rows], column_sums[: grid.n_columns] = of_rows[rows], of_columns[order]
-        pooled = row_sums.reshape(-1, TILE_ROWS).sum(1), column_sums.reshape(grid.n_groups, -1).sum(1)
-        return np.asarray(np.outer(*pooled))
-
-    independent = by_tile(importance.rows, np.diagonal(importance.hessian))
-    if not importance.terms:
-        return np.ones(independent.shape, np.float32)
-    joint = np.sum([by_tile(*term) for term in importance.terms], axis=0)
-    ratio = np.divide(joint, independent, out=np.ones_like(independent), where=independent > 0)
-    return np.asarray(ratio, np.float32)
 
 
 def _unsupported(
