@@ -146,6 +146,19 @@ int32_t laq_rows(const laq_matrix *matrix, const int64_t *stored_rows, int64_t n
     return LAQ_OK;
 }
 
+int32_t laq_run(const laq_step *steps, int64_t n_steps) {
+    const laq::Tier &tier = laq::current();
+    try {
+        for (int64_t i = 0; i < n_steps; i++) {
+            const int32_t code = laq::run_step(steps[i], tier);
+            if (code != LAQ_OK) return code;
+        }
+    } catch (const std::bad_alloc &) {
+        return LAQ_NO_MEMORY;
+    }
+    return LAQ_OK;
+}
+
 uint64_t laq_read(const uint8_t *bytes, int64_t n) {
     laq::Reading reading{bytes, n};
     laq::Pool::get().run((n + laq::kReadBytes - 1) / laq::kReadBytes, laq::read_part, &reading);

@@ -13,6 +13,7 @@
 
 #include <string.h>
 
+#include "attention.hpp"
 #include "convert.hpp"
 #include "tier.hpp"
 
@@ -425,7 +426,8 @@ void codes_kernel(const uint8_t *tile, int bits, int group_size, uint8_t *out) {
 
 template <class I>
 constexpr Tier tier_of(const char *name, bool (*runs_here)()) {
-    return {name, runs_here, quantize_kernel, vector_kernel<I>, block_kernel<I>, codes_kernel<I>};
+    return {name, runs_here, quantize_kernel, vector_kernel<I>, block_kernel<I>, attend_kernel<I>,
+            attention_scratch, multiply_kernel<I>, codes_kernel<I>};
 }
 
 }  // namespace

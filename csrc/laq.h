@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or function below changes. */
-#define LAQ_ABI_VERSION 2
+#define LAQ_ABI_VERSION 3
 
 enum {
     LAQ_OK = 0,
@@ -33,7 +33,7 @@ enum {
     LAQ_NO_MEMORY = 7,
 };
 
-enum { LAQ_FLOAT32 = 0, LAQ_BFLOAT16 = 1, LAQ_FLOAT16 = 2 };
+enum { LAQ_FLOAT32 = 0, LAQ_BFLOAT16 = 1, LAQ_FLOAT16 = 2, LAQ_INT64 = 3, LAQ_BOOL = 4 }; /* the last two in steps only */
 enum { LAQ_SCALES_FLOAT16 = 0, LAQ_SCALES_LOG8 = 1 };
 
 /* A packed matrix. All pointers belong to the caller and are aligned to what they point to. */
@@ -93,6 +93,62 @@ LAQ_API int32_t laq_linear(const laq_matrix *matrices, int32_t n_matrices, const
  * stored_rows says where each lies: int64, in range. */
 LAQ_API int32_t laq_rows(const laq_matrix *matrix, const int64_t *stored_rows, int64_t n, void *out,
                          int32_t type);
+
+/* One operation of a recorded network; `data` holds the result first, then what it reads. */
+enum {
+    /* result[i] = f(a[i], b[i], c[i]); read as float32 if any of them is a float, as int64 otherwise */
+    LAQ_COPY = 0, LAQ_NEGATE, LAQ_ABSOLUTE, LAQ_SQUARE, LAQ_SQRT, LAQ_RSQRT, LAQ_RECIPROCAL, LAQ_EXP, LAQ_COS, LAQ_SIN,
+    LAQ_TANH, LAQ_SIGMOID, LAQ_SILU, LAQ_GELU, LAQ_GELU_TANH, LAQ_RELU, LAQ_NOT,
+    LAQ_ADD, LAQ_SUBTRACT, LAQ_MULTIPLY, LAQ_DIVIDE, LAQ_POWER, LAQ_MINIMUM, LAQ_MAXIMUM,
+    LAQ_LESS, LAQ_LESS_EQUAL, LAQ_EQUAL, LAQ_NOT_EQUAL, LAQ_AND, LAQ_OR,
+    LAQ_WHERE,
+    /* over the last axis, floats */
+    LAQ_SUM, LAQ_MEAN, LAQ_SOFTMAX,
+    LAQ_LAYER_NORM, /* (a - mean) / sqrt(variance + number) * b + c; b and c may be NULL */
+    LAQ_COPY_AT,    /* result[b + i] = a[i] along axis `number`, b a single int64; details: int64 size of the axis */
+    LAQ_GATHER,     /* rows of b that a, int64, names; details: int64 number of rows of b */
+    LAQ_MATMUL,     /* a b; sizes: batches, rows, columns, what is added over; strides in the same order */
+    LAQ_ATTENTION,  /* details: laq_attention; sizes: batches, heads, queries, keys; reads queries, keys, values */
+    LAQ_LINEAR,     /* details: laq_product */
+    LAQ_ROWS,       /* details: laq_lookup; reads int64 ids, all in a row */
+};
+
+typedef struct {
+    int32_t kind;
+    int32_t types[4];
+    int64_t sizes[4];      /* of the result, 1 for axes that it lacks; with a reduction of what is read */
+    int64_t strides[4][4]; /* in elements, for each of `data` */
+    void *data[4];
+    double number;
+    const void *details;
+} laq_step;
+
+typedef struct {
+    int64_t width, value_width; /* of a query and a key, of a value */
+    const void *mask;           /* LAQ_BOOL: attend where true; else added to the products; NULL: attend to all */
+    int32_t mask_type;
+    int64_t mask_strides[4];
+    float scale;
+} laq_attention;
+
+typedef struct {
+    const laq_matrix *matrices;
+    int32_t n_matrices, type;
+    const void *x;
+    int64_t n_inputs, stride;
+    void *const *y;
+    const float *const *bias;
+    int32_t activation_bits;
+} laq_product;
+
+typedef struct {
+    const laq_matrix *matrix;
+    const int32_t *row_index; /* where each row of the source is stored, or NULL */
+    int64_t n;
+} laq_lookup;
+
+/* Run recorded operations one after the other; stops at the first that fails. */
+LAQ_API int32_t laq_run(const laq_step *steps, int64_t n_steps);
 
 /* Read n bytes as fast as the machine can, with all threads; for benchmarks. Returns their xor by words. */
 LAQ_API uint64_t laq_read(const uint8_t *bytes, int64_t n);

@@ -78,4 +78,7 @@ void product_not_finite(const laq_matrix &matrix, const Tier &tier, const uint8_
 int32_t linear(const Tier &tier, const laq_matrix *matrices, int32_t n_matrices, const void *x, int32_t type,
                int64_t n_inputs, int64_t stride, void *const *y, const float *const *bias, int32_t activation_bits);
 
+// steps.cpp
+int32_t run_step(const laq_step &step, const Tier &tier);
+
 }  // namespace laq

@@ -34,6 +34,11 @@ struct Tier {
     // Up to kInputChunk inputs from `input`: out[n][16] of one row block.
     void (*block)(const laq_matrix &matrix, const Activations &x, bool two_planes, int64_t row_block,
                   const uint8_t *payload, int64_t input, int n, float *out);
+    // One query of one head of a LAQ_ATTENTION step, with so many floats of scratch.
+    void (*attend)(const laq_step &step, int64_t batch, int64_t head, int64_t query, float *scratch);
+    int64_t (*attention_scratch)(const laq_step &step);
+    // Columns `first` to `last` of one row of a LAQ_MATMUL step; scratch for two rows, in lanes of 16.
+    void (*multiply)(const laq_step &step, int64_t batch, int64_t row, int64_t first, int64_t last, float *scratch);
     // Codes of a tile of `bits` bits as bytes [16, group_size].
     void (*codes)(const uint8_t *tile, int bits, int group_size, uint8_t *out);
 };

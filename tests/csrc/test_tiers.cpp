@@ -74,11 +74,57 @@ void fill(Packed &p, int n_rows, int n_columns, int group_size, int width, bool 
     m.row_index_bytes = m.column_index_bytes = 2;
 }
 
+// A step over 4 axes of `sizes` with contiguous operands of the given strides.
+laq_step step_of(int kind, std::vector<int64_t> sizes) {
+    laq_step step{};
+    step.kind = kind;
+    for (int i = 0; i < 4; i++) step.sizes[i] = sizes[static_cast<size_t>(i)];
+    return step;
+}
+
+void set_operand(laq_step &step, int index, float *data, std::vector<int64_t> strides) {
+    step.data[index] = data;
+    for (int i = 0; i < 4; i++) step.strides[index][i] = strides[static_cast<size_t>(i)];
+}
+
+// Attention and a dense product of odd sizes on every tier; returns how many differ from the scalar one.
+int compare_steps(int &n_compared) {
+    constexpr int64_t heads = 3, queries = 2, keys = 77, width = 40, value_width = 24, rows = 50;
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> q(heads * queries * width), k(heads * keys * width), v(heads * keys * value_width), w(rows * width);
+    for (auto *values : {&q, &k, &v, &w}) {
+        for (float &value : *values) value = normal(random);
+    }
+    std::vector<float> first, attended(heads * queries * value_width), product(heads * queries * rows);
+    laq_attention details{width, value_width, nullptr, 0, {}, 0.2f};
+    laq_step steps[] = {step_of(LAQ_ATTENTION, {1, heads, queries, keys}),
+                        step_of(LAQ_MATMUL, {1, heads * queries, rows, width})};
+    steps[0].details = &details;
+    set_operand(steps[0], 0, attended.data(), {0, queries * value_width, value_width, 1});
+    set_operand(steps[0], 1, q.data(), {0, queries * width, width, 1});
+    set_operand(steps[0], 2, k.data(), {0, keys * width, width, 1});
+    set_operand(steps[0], 3, v.data(), {0, keys * value_width, value_width, 1});
+    set_operand(steps[1], 0, product.data(), {0, rows, 1, 0});
+    set_operand(steps[1], 1, q.data(), {0, width, 0, 1});
+    set_operand(steps[1], 2, w.data(), {0, 0, width, 1});
+    int n_wrong = 0;
+    for (int tier = 0; laq_tier(tier) != nullptr; tier++) {
+        if (laq_use_tier(laq_tier(tier)) != LAQ_OK || laq_run(steps, 2) != LAQ_OK) return 1;
+        std::vector<float> all = attended;
+        all.insert(all.end(), product.begin(), product.end());
+        if (tier == 0) first = all;
+        n_compared++;
+        n_wrong += memcmp(first.data(), all.data(), 4 * all.size()) != 0;
+    }
+    return n_wrong;
+}
+
 }  // namespace
 
 int main() {
     if (laq_tier(1) == nullptr) return printf("only the scalar tier runs here: nothing to compare\n"), 1;
-    int n_compared = 0, n_wrong = 0;
+    int n_compared = 0, n_wrong = compare_steps(n_compared);
     for (int group_size : {32, 64, 128}) {
         for (int width : {0, 1, 2, 3, 4, 5, 6, 8}) {
             for (int variant = 0; variant < 2; variant++) {

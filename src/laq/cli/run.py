@@ -38,6 +38,7 @@ def run(
     """
     with running(debug=debug, as_json=as_json, quiet=quiet) as out:
         from laq.cli.loading import archive_tokenizer
+        from laq.runtime.decoding import Decoder
         from laq.runtime.generate import end_tokens, generate, pieces, prompt_ids
         from laq.runtime.load import load
 
@@ -45,14 +46,21 @@ def run(
         ids = prompt_ids(tokenizer, prompt, chat=chat)
         module = load(out_folder)
         ends = end_tokens(module, tokenizer)
-        stream = generate(module, ids, max_new_tokens=tokens, ends=ends, temperature=temperature, seed=seed)
+        decoder = Decoder(module, max_tokens=ids.shape[1] + tokens)
+        stream = generate(decoder, ids, max_new_tokens=tokens, ends=ends, temperature=temperature, seed=seed)
         times, written = [time.perf_counter()], []
         for piece in pieces(tokenizer, _timed(stream, times)):
             written.append(piece)
             if not as_json:
                 out.stream.write(piece)
                 out.stream.flush()
-        content = {"text": "".join(written), "n_prompt_tokens": ids.shape[1], **_speed(ids.shape[1], times)}
+        content = {
+            "text": "".join(written),
+            "n_prompt_tokens": ids.shape[1],
+            **_speed(ids.shape[1], times),
+            "repeated_natively": decoder.is_native,
+            "not_repeated_because": decoder.reason,
+        }
         if not as_json and not quiet:
             print("\n" + _speed_text(content), file=sys.stderr)
         out.show(content, "")
@@ -80,4 +88,6 @@ def _speed_text(content: Mapping[str, object]) -> str:
         speed = content[key]
         if isinstance(speed, float):
             parts[index] += f" at {speed:.0f} tokens/s"
+    if content["not_repeated_because"]:
+        parts.append(f"by torch ({content['not_repeated_because']})")
     return ", ".join(parts)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from laq.core.errors import FormatError, RequestError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 ENVIRONMENT = "LAQ_KERNELS"
 WITHOUT = "torch"
 """Value of LAQ_KERNELS that leaves the native kernels alone."""
@@ -112,6 +112,8 @@ class Library:
             ctypes.c_void_p,
             ctypes.c_int32,
         )
+        self.run = functions.laq_run
+        self.run.argtypes = (ctypes.c_void_p, ctypes.c_int64)
         functions.laq_read.argtypes = (ctypes.c_void_p, ctypes.c_int64)
         functions.laq_read.restype = ctypes.c_uint64
 

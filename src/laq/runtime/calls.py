@@ -37,7 +37,11 @@ def has_kernels() -> bool:
 
 def is_recorded() -> bool:
     """Say whether a graph is being made of what runs: it needs operators, pointers would be lost."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def activation_bits(n_inputs: int) -> int:

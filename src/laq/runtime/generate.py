@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from laq.core.errors import RequestError
+from laq.runtime.decoding import Decoder
 
 
 def prompt_ids(tokenizer: Any, text: str, *, chat: bool) -> torch.Tensor:
@@ -31,7 +32,7 @@ def prompt_ids(tokenizer: Any, text: str, *, chat: bool) -> torch.Tensor:
 
 
 def generate(
-    module: nn.Module,
+    module: nn.Module | Decoder,
     ids: torch.Tensor,
     *,
     max_new_tokens: int,
@@ -43,8 +44,8 @@ def generate(
 
     Parameters
     ----------
-    module : nn.Module
-        A causal language model of transformers.
+    module : nn.Module or Decoder
+        A causal language model of transformers, or a fresh decoder of one with room for all tokens.
     ids : int64 [1, n]
         The prompt.
     max_new_tokens : int
@@ -57,16 +58,17 @@ def generate(
         Seeds the sampling.
     """
     generator = torch.Generator().manual_seed(seed)
-    seen, cache = ids, None
-    for _ in range(max_new_tokens):
-        with torch.no_grad():  # not inference mode: siblings compute together only where changes are seen
-            output = module(input_ids=seen, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
-        token = _choose(output.logits[0, -1].float(), temperature, generator)
+    decoder = module
+    if not isinstance(decoder, Decoder):
+        decoder = Decoder(decoder, max_tokens=ids.shape[1] + max_new_tokens)
+    logits = decoder.read(ids)
+    for n_left in reversed(range(max_new_tokens)):
+        token = _choose(logits[0, -1].float(), temperature, generator)
         if token in ends:
             return
         yield token
-        seen = torch.tensor([[token]])
+        if n_left:
+            logits = decoder.next(token)
 
 
 def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:

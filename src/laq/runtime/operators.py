@@ -30,7 +30,8 @@ _checked: WeakIdKeyDictionary = WeakIdKeyDictionary()
 """By payload: what was checked, as addresses and versions, and the matrix. A cache; graphs have no state."""
 
 
-def _matrix(*arguments: Any) -> native.Matrix:
+def matrix_of(*arguments: Any) -> native.Matrix:
+    """Return the checked matrix of sections and sizes, as operators take them."""
     *sections, n_rows, n_columns, group_size = arguments
     if not has_kernels():
         raise RunError("the graph needs native kernels", hint="see `laq doctor` for why there are none")
@@ -47,11 +48,11 @@ def _matrix(*arguments: Any) -> native.Matrix:
 def _linear(
     inputs: torch.Tensor, bias: torch.Tensor | None, activation_bits: int, *rest: Any
 ) -> torch.Tensor:
-    return call_linear(native.matrices([_matrix(*rest)]), [bias], inputs, activation_bits)[0]
+    return call_linear(native.matrices([matrix_of(*rest)]), [bias], inputs, activation_bits)[0]
 
 
 def _rows(ids: torch.Tensor, row_index: torch.Tensor | None, dtype: torch.dtype, *rest: Any) -> torch.Tensor:
-    return call_rows(_matrix(*rest), ids, row_index, dtype)
+    return call_rows(matrix_of(*rest), ids, row_index, dtype)
 
 
 def _fake_linear(inputs: torch.Tensor, bias: object, activation_bits: int, *rest: Any) -> torch.Tensor:

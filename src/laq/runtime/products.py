@@ -1,0 +1,174 @@
+"""Steps of products: with packed matrices, siblings together, and with dense ones."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from laq.kernels import native
+from laq.kernels.steps import Kind, Lookup, Product, Step
+from laq.runtime.calls import activation_bits
+from laq.runtime.operators import matrix_of
+from laq.runtime.program import Handler, Program, type_of
+from laq.runtime.recording import Event, NotRecordableError
+
+
+def _matmul(program: Program, event: Event) -> None:
+    _append_matmul(program, event.result, *event.arguments)
+
+
+def _matmul_and_bias(program: Program, event: Event) -> None:
+    bias, left, right = event.arguments
+    if any(factor != 1 for factor in event.options.values()):
+        raise NotRecordableError(f"{event.name} with factors")
+    _append_matmul(program, event.result, left, right)
+    program.elementwise(Kind.ADD, event.result, [event.result, bias])
+
+
+def _append_matmul(program: Program, out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    if not all(tensor.is_floating_point() for tensor in (out, left, right)):
+        raise NotRecordableError(f"a product of {left.dtype} and {right.dtype}")
+    batch = [tensor.stride(0) if tensor.ndim == 3 else 0 for tensor in (out, left, right)]
+    strides = [
+        [batch[0], out.stride(-2), out.stride(-1), 0],
+        [batch[1], left.stride(-2), 0, left.stride(-1)],
+        [batch[2], 0, right.stride(-1), right.stride(-2)],
+    ]
+    sizes = [out.shape[0] if out.ndim == 3 else 1, out.shape[-2], out.shape[-1], left.shape[-1]]
+    program.step(Kind.MATMUL, (out, left, right), sizes=sizes, strides=strides)
+
+
+def _rows(program: Program, event: Event) -> None:
+    ids, row_index, _, *rest = event.arguments
+    if ids.dtype != torch.int64 or not ids.is_contiguous():
+        raise NotRecordableError(f"{event.name} of {ids.dtype}")
+    lookup = Lookup(matrix=ctypes.pointer(matrix_of(*rest)), n=ids.numel())
+    lookup.row_index = None if row_index is None else row_index.data_ptr()
+    program.step(Kind.ROWS, (event.result, ids), details=lookup)
+
+
+# ---------------------------------------------------------------- packed linears
+
+
+@dataclass(slots=True)
+class PackedProduct:
+    """Packed linears of one input, as details of a step.
+
+    Parameters
+    ----------
+    inputs : Tensor
+        float [..., n_columns], contiguous.
+    bits : int
+        Of activations.
+    order : Tensor or None
+        Their order of columns.
+    matrices, biases, outputs : lists
+        One of each for every linear.
+    """
+
+    inputs: torch.Tensor
+    bits: int
+    order: torch.Tensor | None
+    matrices: list[native.Matrix]
+    biases: list[torch.Tensor | None]
+    outputs: list[torch.Tensor]
+
+    def takes(self, other: PackedProduct) -> bool:
+        """Add the linears of another product if they read the same input in the same order."""
+        mine, its = self.matrices[0], other.matrices[0]
+        if (
+            self.inputs.data_ptr() != other.inputs.data_ptr()
+            or (self.bits, mine.n_columns, mine.group_size) != (other.bits, its.n_columns, its.group_size)
+            or not _is_same_order(self.order, other.order)
+        ):
+            return False
+        self.matrices += [native.with_columns_of(matrix, mine) for matrix in other.matrices]
+        self.biases += other.biases
+        self.outputs += other.outputs
+        return True
+
+    def details(self, program: Program) -> Product:
+        """Return what the kernels take."""
+        matrices = program.keep(native.matrices(self.matrices))
+        outputs = program.keep(native.addresses([output.data_ptr() for output in self.outputs]))
+        biases = program.keep(
+            native.addresses([None if bias is None else bias.data_ptr() for bias in self.biases])
+        )
+        product = Product(matrices=matrices, n_matrices=len(matrices), type=type_of(self.inputs))
+        product.x, product.n_inputs = self.inputs.data_ptr(), _n_inputs(self.inputs)
+        product.stride, product.activation_bits = self.inputs.shape[-1], self.bits
+        product.y, product.bias = ctypes.addressof(outputs), ctypes.addressof(biases)
+        return product
+
+
+def _is_same_order(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
+
+
+def _n_inputs(inputs: torch.Tensor) -> int:
+    return inputs.numel() // inputs.shape[-1]
+
+
+def _linear(program: Program, event: Event) -> None:
+    inputs, bias, bits, *rest = event.arguments
+    if not inputs.is_contiguous():
+        raise NotRecordableError("a packed linear of inputs that are not contiguous")
+    inside = bias if bias is not None and bias.dtype == torch.float32 else None
+    *sections, _, _, _ = rest
+    product = PackedProduct(
+        inputs,
+        bits or activation_bits(_n_inputs(inputs)),
+        sections[-1],
+        [matrix_of(*rest)],
+        [inside],
+        [event.result],
+    )
+    step = program.step(Kind.LINEAR, (event.result,))
+    program.products.append((step, product))
+    if bias is not None and inside is None:
+        program.elementwise(Kind.ADD, event.result, [event.result, bias])
+
+
+REACH = 8
+"""Steps back that a sibling is looked for: q, k, v and gate, up stand close."""
+
+
+def join_linears(program: Program) -> None:
+    """Let packed linears of the same input and order of columns run as one, where the first one stands.
+
+    Nobody touches the outputs of the later ones before: they are memory of their own. The input must not
+    change in between.
+    """
+    products = {id(step): product for step, product in program.keep(program.products)}
+    joined: list[Step] = []
+    for step in program.steps:
+        product = products.get(id(step))
+        if product is None or not _joins(product, joined, products):
+            joined.append(step)
+    for step in joined:
+        if id(step) in products:
+            details = program.keep(products[id(step)].details(program))
+            step.details = ctypes.addressof(details)
+    program.steps = joined
+
+
+def _joins(product: PackedProduct, before: Sequence[Step], products: Mapping[int, PackedProduct]) -> bool:
+    for step in before[: -REACH - 1 : -1]:
+        if id(step) in products and products[id(step)].takes(product):
+            return True
+        if step.data[0] == product.inputs.data_ptr():
+            return False
+    return False
+
+
+HANDLERS: dict[str, Handler] = {
+    "aten.mm": _matmul,
+    "aten.bmm": _matmul,
+    "aten.addmm": _matmul_and_bias,
+    "aten.baddbmm": _matmul_and_bias,
+    "laq.rows": _rows,
+    "laq.linear": _linear,
+}
