@@ -18,6 +18,8 @@ from laq.cli.plan import plan
 from laq.cli.quantize import quantize
 from laq.cli.run import run
 from laq.cli.verify import verify
+from laq.core.errors import RequestError
+from laq.core.threads import wanted_threads
 
 app = typer.Typer(
     name="laq",
@@ -66,12 +68,11 @@ def main() -> None:
     """Run the command line; leaves the interpreter with exit code 0, 1 (run failed) or 2 (wrong request)."""
     # torch's threads spin while they wait: on a busy machine that multiplies every run's time
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    threads = os.environ.get("LAQ_THREADS", "")
-    if threads.isdecimal() and int(threads) > 0:
-        os.environ["OMP_NUM_THREADS"] = threads  # before torch is imported, which reads it once
-    elif threads:
-        print(
-            f"error: LAQ_THREADS={threads!r} is not a number of threads\nhint: for example 2", file=sys.stderr
-        )
-        sys.exit(2)
+    try:
+        threads = wanted_threads()
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported, which reads it once
     app(prog_name="laq")

@@ -39,6 +39,7 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
 
 def _content() -> dict[str, Any]:
     from laq import __version__
+    from laq.core.threads import usable_threads
     from laq.kernels import native
 
     versions: dict[str, str | None] = {"laq": __version__, "python": platform.python_version()}
@@ -47,7 +48,7 @@ def _content() -> dict[str, Any]:
     return {
         "versions": versions,
         "system": platform.platform(),
-        "n_cores": native.usable_threads(),
+        "n_cores": usable_threads(),
         "kernels": asdict(native.status()),
         "memory_bytes": total,
         "memory_free_bytes": available,

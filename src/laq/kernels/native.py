@@ -15,13 +15,13 @@ from functools import cache
 from pathlib import Path
 
 from laq.core.errors import FormatError, RequestError
+from laq.core.threads import MAX_THREADS, usable_threads
 
 ABI_VERSION = 3
 ENVIRONMENT = "LAQ_KERNELS"
 WITHOUT = "torch"
 """Value of LAQ_KERNELS that leaves the native kernels alone."""
 
-MAX_THREADS = 1024
 FLOAT32, BFLOAT16, FLOAT16 = range(3)
 SCALES_FLOAT16, SCALES_LOG8 = range(2)
 PROBLEMS = {
@@ -192,7 +192,8 @@ def raise_problem(code: int, *, name: str) -> None:
     if problem == PROBLEMS[7]:
         raise MemoryError(f"{name}: {problem}")
     if problem == PROBLEMS[6]:
-        raise RequestError(f"{name}: {problem}", hint="activation_bits is 8 or 16, threads are 1 to 1024")
+        hint = f"activation_bits is 8 or 16, threads are 1 to {MAX_THREADS}"
+        raise RequestError(f"{name}: {problem}", hint=hint)
     raise FormatError(f"{name}: {problem}", hint="the archive is damaged: copy or quantize it again")
 
 
@@ -254,25 +255,6 @@ def library() -> Library | None:
     if found is not None:
         found.set_threads(usable_threads())
     return found
-
-
-def usable_threads() -> int:
-    """Return LAQ_THREADS, or the number of cores that this process may use.
-
-    Raises
-    ------
-    RequestError
-        If LAQ_THREADS is no number of threads.
-    """
-    wanted = os.environ.get("LAQ_THREADS", "")
-    if not wanted:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(cores, MAX_THREADS)
-    if not (wanted.isdecimal() and 1 <= int(wanted) <= MAX_THREADS):
-        raise RequestError(
-            f"LAQ_THREADS={wanted} is not a number of threads", hint=f"give 1 to {MAX_THREADS}"
-        )
-    return int(wanted)
 
 
 def status() -> Status:
