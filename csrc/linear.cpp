@@ -1,13 +1,11 @@
 // Products with packed matrices: inputs are gathered and rounded, work is shared.
-#include <stdlib.h>
-
 #include <algorithm>
 #include <atomic>
-#include <new>
 #include <vector>
 
 #include "matrix.hpp"
 #include "pool.hpp"
+#include "scratch.hpp"
 
 namespace laq {
 namespace {
@@ -38,34 +36,6 @@ bool gather(const laq_matrix &m, const uint8_t *x, int32_t type, float *out, int
     }
     return false;
 }
-
-// Memory that a thread keeps from call to call.
-class Scratch {
-  public:
-    ~Scratch() { free(memory_); }
-    uint8_t *bytes(size_t n) {
-        if (n > size_) {
-            free(memory_);
-            size_ = (n + n / 4 + 4095) / 4096 * 4096;
-            memory_ = static_cast<uint8_t *>(aligned_alloc(4096, size_));
-            if (memory_ == nullptr) {
-                size_ = 0;
-                throw std::bad_alloc();
-            }
-        }
-        return memory_;
-    }
-    void shrink(size_t most) {
-        if (size_ <= most) return;
-        free(memory_);
-        memory_ = nullptr;
-        size_ = 0;
-    }
-
-  private:
-    uint8_t *memory_ = nullptr;
-    size_t size_ = 0;
-};
 
 // Kept from call to call by each thread; what long prompts need beyond it is given back.
 constexpr size_t kKeptBytes = 64 << 20;

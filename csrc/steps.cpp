@@ -1,14 +1,14 @@
 // Recorded operations, one after the other: what torch would do, without the way through it.
 #include <math.h>
-#include <stdlib.h>
 
 #include <algorithm>
-#include <new>
+#include <atomic>
 #include <vector>
 
 #include "exponential.hpp"
 #include "matrix.hpp"
 #include "pool.hpp"
+#include "scratch.hpp"
 
 namespace laq {
 namespace {
@@ -288,47 +288,63 @@ bool gather_rows(const laq_step &step) {
 // Products that one part of a matrix product holds at least.
 constexpr int64_t kPartProducts = 1 << 17;
 
+// Floats that this thread works with, or NULL: a thread of the pool must not throw.
+float *scratch_floats(int64_t n, std::atomic<bool> &failed) {
+    static thread_local Scratch scratch;
+    try {
+        return reinterpret_cast<float *>(scratch.bytes(4 * static_cast<size_t>(n)));
+    } catch (const std::bad_alloc &) {
+        failed = true;
+        return nullptr;
+    }
+}
+
 struct Multiplying {
     const laq_step *step;
     const Tier *tier;
     int64_t columns, parts;  // of one row
+    std::atomic<bool> failed{false};
 };
 
 void multiply_part(void *context, int64_t index) {
-    const auto &call = *static_cast<const Multiplying *>(context);
+    auto &call = *static_cast<Multiplying *>(context);
     const laq_step &step = *call.step;
+    float *scratch = scratch_floats(2 * (step.sizes[3] + 16), call.failed);
+    if (scratch == nullptr) return;
     const int64_t row = index / call.parts, first = index % call.parts * call.columns;
     const int64_t last = std::min(first + call.columns, step.sizes[2]);
-    std::vector<float> scratch(static_cast<size_t>(2 * (step.sizes[3] + 16)));
-    call.tier->multiply(step, row / step.sizes[1], row % step.sizes[1], first, last, scratch.data());
+    call.tier->multiply(step, row / step.sizes[1], row % step.sizes[1], first, last, scratch);
 }
 
-void multiply(const laq_step &step, const Tier &tier) {
+int32_t multiply(const laq_step &step, const Tier &tier) {
     const int64_t width = std::max<int64_t>(step.sizes[3], 1);
     const int64_t columns = std::min(std::max<int64_t>(kPartProducts / width, 16), std::max<int64_t>(step.sizes[2], 1));
     Multiplying call{&step, &tier, columns, (step.sizes[2] + columns - 1) / columns};
     Pool::get().run(step.sizes[0] * step.sizes[1] * call.parts, multiply_part, &call);
+    return call.failed ? LAQ_NO_MEMORY : LAQ_OK;
 }
 
 struct Attending {
     const laq_step *step;
     const Tier *tier;
+    std::atomic<bool> failed{false};
 };
 
 // Products below which one thread is faster alone.
 constexpr int64_t kAloneProducts = 1 << 17;
 
 void attend_part(void *context, int64_t index) {
-    const auto &call = *static_cast<const Attending *>(context);
+    auto &call = *static_cast<Attending *>(context);
     const laq_step &step = *call.step;
     const int64_t heads = step.sizes[1];
-    std::vector<float> scratch(static_cast<size_t>(call.tier->attention_scratch(step)));
+    float *scratch = scratch_floats(call.tier->attention_scratch(step), call.failed);
+    if (scratch == nullptr) return;
     for (int64_t query = 0; query < step.sizes[2]; query++) {
-        call.tier->attend(step, index / heads, index % heads, query, scratch.data());
+        call.tier->attend(step, index / heads, index % heads, query, scratch);
     }
 }
 
-void attention(const laq_step &step, const Tier &tier) {
+int32_t attention(const laq_step &step, const Tier &tier) {
     Attending call{&step, &tier};
     const auto &a = *static_cast<const laq_attention *>(step.details);
     const int64_t n = step.sizes[0] * step.sizes[1];
@@ -337,6 +353,7 @@ void attention(const laq_step &step, const Tier &tier) {
     } else {
         for (int64_t i = 0; i < n; i++) attend_part(&call, i);
     }
+    return call.failed ? LAQ_NO_MEMORY : LAQ_OK;
 }
 
 int32_t look_up(const laq_step &step, const Tier &tier) {
@@ -361,8 +378,8 @@ int32_t run_step(const laq_step &step, const Tier &tier) {
         case LAQ_LAYER_NORM: along_last_axis(step); return LAQ_OK;
         case LAQ_COPY_AT: return copy_at(step) ? LAQ_OK : LAQ_BAD_ARGUMENT;
         case LAQ_GATHER: return gather_rows(step) ? LAQ_OK : LAQ_BAD_ARGUMENT;
-        case LAQ_MATMUL: multiply(step, tier); return LAQ_OK;
-        case LAQ_ATTENTION: attention(step, tier); return LAQ_OK;
+        case LAQ_MATMUL: return multiply(step, tier);
+        case LAQ_ATTENTION: return attention(step, tier);
         case LAQ_ROWS: return look_up(step, tier);
         case LAQ_LINEAR: {
             const auto &p = *static_cast<const laq_product *>(step.details);
