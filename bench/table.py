@@ -17,7 +17,7 @@ COMMANDS = {
     "cost": "bench/cost.py",
     "determinism": "bench/determinism.py",
     "matmul": "bench/matmul.py",
-    "decode": "bench/decode.py ARCHIVE",
+    "decode": "bench/decode.py ARCHIVE --gguf FILE",
     "demo": "make demo",
 }
 

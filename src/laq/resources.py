@@ -37,13 +37,7 @@ def check_resources(network: Network, batches: Sequence[Batch]) -> None:
     """
     widths = [weight.shape[1] for weight in network.weights]
     memory = WORKING_BYTES + PLAN_BYTES * network.n_params + _factor_bytes(widths)
-
-    free = psutil.virtual_memory().available
-    if memory > free:
-        raise ResourceError(
-            f"{network.source}: needs about {memory / 1e9:.1f} GB more memory, {free / 1e9:.1f} GB are free",
-            hint="close other programs, or use a machine with more memory",
-        )
+    check_memory(network.source, memory)
     disk = sum(4 * width * width for width in widths) + _block_inputs(network, batches)
     folder = tempfile.gettempdir()
     free_disk = shutil.disk_usage(folder).free
@@ -51,6 +45,16 @@ def check_resources(network: Network, batches: Sequence[Batch]) -> None:
         raise ResourceError(
             f"{folder}: calibration parks up to {disk / 1e9:.1f} GB there, {free_disk / 1e9:.1f} GB are free",
             hint="set TMPDIR to a larger disk (not one in memory), or lower --tokens",
+        )
+
+
+def check_memory(source: str, size_bytes: int) -> None:
+    """Raise ResourceError unless `size_bytes` more of memory are free; names the `source` that needs them."""
+    free = psutil.virtual_memory().available
+    if size_bytes > free:
+        raise ResourceError(
+            f"{source}: needs about {size_bytes / 1e9:.1f} GB more memory, {free / 1e9:.1f} GB are free",
+            hint="close other programs, or use a machine with more memory",
         )
 
 

@@ -9,7 +9,19 @@ import laq
 from laq.calibration.data import CALIBRATION_TOKENS
 from laq.cli import options
 
-COMMANDS = ("quantize", "measure", "plan", "eval", "run", "inspect", "verify", "methods", "doctor", "demo")
+COMMANDS = (
+    "quantize",
+    "measure",
+    "plan",
+    "eval",
+    "run",
+    "bench",
+    "inspect",
+    "verify",
+    "methods",
+    "doctor",
+    "demo",
+)
 
 
 def test_version_is_the_packages(laq_well):

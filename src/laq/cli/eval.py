@@ -33,7 +33,7 @@ def evaluate(
     chooses on.
     """
     with running(debug=debug, as_json=as_json, quiet=quiet, may_download=not Path(reference).exists()) as out:
-        from laq.cli.loading import opened_network
+        from laq.cli.loading import opened_reference
         from laq.cli.tables import cost_table
         from laq.io.archive import open_archive
         from laq.runtime.load import check_hashes, module_of
@@ -43,9 +43,7 @@ def evaluate(
         _warn_if_seen(archive.manifest.provenance, data)
         check_hashes(archive)
         module = module_of(archive)
-        network = opened_network(reference)
-        _check_same(network, archive.manifest.n_params, out_folder)
-        _warn_if_other(network, archive.manifest.provenance, out_folder)
+        network = opened_reference(reference, archive)
         record = run(
             module,
             reference=network,
@@ -63,25 +61,6 @@ def _batches(network: Network, data: str | None, tokens: int | None) -> list[Bat
 
     batches = list(evaluation_batches(network, data, n_tokens=tokens))
     return batches if tokens is None else batches[: max(1, tokens // sequence_length(network))]
-
-
-def _check_same(network: Network, n_params: int, folder: Path) -> None:
-    from laq.core.errors import RequestError
-
-    if network.n_params != n_params:
-        raise RequestError(
-            f"{folder}: made from a network of {n_params} weights, {network.source} has {network.n_params}",
-            hint="give the original with --reference",
-        )
-
-
-def _warn_if_other(network: Network, provenance: Any, folder: Path) -> None:
-    if network.content_hash() != provenance.get("source_hash"):
-        print(
-            f"warning: {network.source} is not the network that {folder} was made from: "
-            "the result compares two different networks",
-            file=sys.stderr,
-        )
 
 
 def _warn_if_seen(provenance: Any, data: str | None) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from laq.core.errors import RequestError
-from laq.io.archive import open_archive
+from laq.io.archive import Archive, open_archive
 from laq.networks.module import Network
 from laq.networks.transformers import load_tokenizer, require_transformers
 from laq.quantizers import QUANTIZERS
@@ -32,6 +33,37 @@ def opened_network(model: str, *, keep: str | None = None, quantizer: str = "gpt
     """
     QUANTIZERS.get(quantizer)
     return open_network(model, keep=keep)
+
+
+def opened_reference(model: str, archive: Archive) -> Network:
+    """Load the original of an archive; warns if it is another network of the same size.
+
+    Parameters
+    ----------
+    model : str
+        Folder, file or hub id.
+    archive : Archive
+        What was made from it.
+
+    Raises
+    ------
+    RequestError
+        If there is no such network, or it has another size.
+    """
+    network, manifest = opened_network(model), archive.manifest
+    if network.n_params != manifest.n_params:
+        raise RequestError(
+            f"{archive.folder}: made from a network of {manifest.n_params} weights, "
+            f"{network.source} has {network.n_params}",
+            hint="give the original with --reference",
+        )
+    if network.content_hash() != manifest.provenance.get("source_hash"):
+        print(
+            f"warning: {network.source} is not the network that {archive.folder} was made from: "
+            "the result compares two different networks",
+            file=sys.stderr,
+        )
+    return network
 
 
 def archive_tokenizer(folder: Path) -> Any:

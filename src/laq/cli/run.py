@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -38,6 +37,7 @@ def run(
     """
     with running(debug=debug, as_json=as_json, quiet=quiet) as out:
         from laq.cli.loading import archive_tokenizer
+        from laq.evaluation.speed import Stopwatch
         from laq.runtime.decoding import Decoder
         from laq.runtime.generate import end_tokens, generate, pieces, prompt_ids
         from laq.runtime.load import load
@@ -48,8 +48,8 @@ def run(
         ends = end_tokens(module, tokenizer)
         decoder = Decoder(module, max_tokens=ids.shape[1] + tokens)
         stream = generate(decoder, ids, max_new_tokens=tokens, ends=ends, temperature=temperature, seed=seed)
-        times, written = [time.perf_counter()], []
-        for piece in pieces(tokenizer, _timed(stream, times)):
+        watch, written = Stopwatch(), []
+        for piece in pieces(tokenizer, watch.each(stream)):
             written.append(piece)
             if not as_json:
                 out.stream.write(piece)
@@ -57,7 +57,7 @@ def run(
         content = {
             "text": "".join(written),
             "n_prompt_tokens": ids.shape[1],
-            **_speed(ids.shape[1], times),
+            **_speed(ids.shape[1], watch.laps_s),
             "repeated_natively": decoder.is_native,
             "not_repeated_because": decoder.reason,
         }
@@ -66,19 +66,13 @@ def run(
         out.show(content, "")
 
 
-def _timed(tokens: Iterator[int], times: list[float]) -> Iterator[int]:
-    for token in tokens:
-        times.append(time.perf_counter())
-        yield token
-
-
-def _speed(n_prompt: int, times: list[float]) -> dict[str, float | int | None]:
+def _speed(n_prompt: int, laps_s: Sequence[float]) -> dict[str, float | int | None]:
     """Tokens per second of reading the prompt, with the first token, and of writing the others."""
-    first, last = times[min(1, len(times) - 1)] - times[0], times[-1] - times[min(1, len(times) - 1)]
+    others = laps_s[1:]
     return {
-        "n_new_tokens": len(times) - 1,
-        "prompt_tokens_per_s": n_prompt / first if first > 0 else None,
-        "new_tokens_per_s": (len(times) - 2) / last if last > 0 else None,
+        "n_new_tokens": len(laps_s),
+        "prompt_tokens_per_s": n_prompt / laps_s[0] if laps_s else None,
+        "new_tokens_per_s": len(others) / sum(others) if others else None,
     }
 
 
