@@ -57,7 +57,7 @@ def reading_contender(size_bytes: int | None = None) -> Contender:
     size_bytes = size_bytes or speed.ROTATED_BYTES
     arena, library = Arena(), native.library()
     zeros = np.zeros(size_bytes, np.uint8)
-    copies = [arena.copy(zeros) for _ in range(copies_of(size_bytes))]
+    copies = [arena.place(zeros) for _ in range(copies_of(size_bytes))]
     words = [torch.from_numpy(copy[: size_bytes // 8 * 8]).view(torch.int64) for copy in copies]
 
     def bind(inputs: torch.Tensor) -> Callable[[int], object]:
@@ -144,7 +144,7 @@ def random_packed(
 def _laq_contender(name: str, packed: PackedTensor) -> Contender:
     arena = Arena()
     n_copies = copies_of(packed.size_bytes)
-    layers = [PackedLinear(PackedWeight(packed, arena=arena), None) for _ in range(n_copies)]
+    layers = [PackedLinear(PackedWeight(packed, memory=arena), None) for _ in range(n_copies)]
 
     def bind(inputs: torch.Tensor) -> Callable[[int], object]:
         return lambda copy: layers[copy](inputs)

@@ -1,5 +1,6 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 def test_versions_and_machine_are_told(laq_well):
@@ -15,6 +16,15 @@ def test_kernels_in_use_are_named(laq_well):
     assert (kernels["tier"] == "") == bool(kernels["reason"])
     assert kernels["tier"] in ("", *kernels["tiers"])
     assert (kernels["tier"] or "computing in torch") in laq_well("doctor").stdout
+
+
+def test_place_of_weights_is_named_with_the_reason(laq_well, monkeypatch):
+    weights = laq_well("doctor", "--json").content["weights"]
+    assert (weights["place"] == "huge pages") == (weights["reason"] == "")
+    monkeypatch.setattr("laq.runtime.arena.SETTING", Path("absent"))
+    monkeypatch.delattr("mmap.MADV_HUGEPAGE", raising=False)
+    assert laq_well("doctor", "--json").content["weights"]["place"] == "mapped file"
+    assert "mapped file: this system has none" in laq_well("doctor").stdout
 
 
 def test_missing_package_brings_the_line_that_installs_it(laq_well, monkeypatch):

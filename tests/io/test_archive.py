@@ -14,6 +14,7 @@ from laq.core.scheme import ScaleFormat
 from laq.io.archive import folder_bytes, open_archive, verify_hashes
 from laq.io.manifest import MANIFEST
 from laq.io.safetensors import read_header
+from laq.io.safetensors_header import DTYPES
 from laq.kernels.reference import dequantize
 
 
@@ -96,6 +97,16 @@ def test_payloads_start_at_multiples_of_64_bytes(folder):
     starts = [entry.start for name, entry in entries.items() if name.endswith(".payload")]
     assert len(starts) == 3
     assert all(start % 64 == 0 for start in starts)
+
+
+def test_every_tensor_is_aligned_to_its_elements(tmp_path):
+    odd = nn.Sequential(nn.Linear(70, 40), nn.Linear(40, 24))
+    data = [(x,) for x in torch.randn(5, 16, 70)]
+    result = laq.quantize(odd, bpw=26, data=data, compare=False, group_size=32)
+    assert any(len(packed.bits) % 2 for packed in result.packed.values()), "nothing would be out of step"
+    entries = read_header(shard_of(result.save(tmp_path / "out"))).values()
+    assert {entry.dtype for entry in entries} >= {"U64", "F32", "U16", "U8"}
+    assert [entry.name for entry in entries if entry.start % DTYPES[entry.dtype].itemsize] == []
 
 
 def test_manifest_says_what_is_in_the_archive(result, folder):

@@ -33,6 +33,8 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
         ]
         kernels = content["kernels"]
         rows.append(("kernels", kernels["tier"] or f"none, computing in torch: {kernels['reason']}"))
+        place, reason = content["weights"]["place"], content["weights"]["reason"]
+        rows.append(("weights lie in", f"{place}: {reason}" if reason else place))
         advice = [f"install what is missing: {line}" for line in content["install"]] or ["nothing is missing"]
         out.show(content, table_of("laq doctor", ["", ""], rows), *advice)
 
@@ -41,6 +43,7 @@ def _content() -> dict[str, Any]:
     from laq import __version__
     from laq.core.threads import usable_threads
     from laq.kernels import native
+    from laq.runtime.arena import archive_place, huge_page_problem
 
     versions: dict[str, str | None] = {"laq": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in (*NEEDED, *FOR_LANGUAGE_MODELS)}
@@ -50,6 +53,7 @@ def _content() -> dict[str, Any]:
         "system": platform.platform(),
         "n_cores": usable_threads(),
         "kernels": asdict(native.status()),
+        "weights": {"place": archive_place(), "reason": huge_page_problem()},
         "memory_bytes": total,
         "memory_free_bytes": available,
         "temporary_folder": folder,

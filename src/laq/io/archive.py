@@ -28,10 +28,14 @@ from laq.io.manifest import (
     read_manifest,
 )
 from laq.io.safetensors import RawTensor, file_size_bytes, open_tensors, write_tensors
+from laq.io.safetensors_header import DTYPES
 
 SHARD_BYTES = 4 << 30
 SHARD_OVERHEAD = 512
 METADATA = {"format": "laq"}
+
+TensorSpec = tuple[str, str, tuple[int, ...]]
+"""Name, safetensors dtype and shape."""
 
 SIDECAR_PATTERNS = (
     "config.json",
@@ -158,18 +162,29 @@ def save_archive(
 def archive_tensors(
     manifest: Manifest, packed: Mapping[str, PackedTensor], kept: Mapping[str, RawTensor]
 ) -> dict[str, RawTensor]:
-    """Return all tensors by file name: payloads first, so that each starts at a multiple of 64 bytes."""
-    payloads: dict[str, RawTensor] = {}
-    others: dict[str, RawTensor] = {}
+    """Return all tensors by name, in the order of the file."""
+    tensors: dict[str, RawTensor] = {}
     for entry in manifest.weights:
         for section, array in packed[entry.name].sections().items():
-            if section == "column_permutation":
-                others[entry.column_order] = RawTensor.of(array)
-            else:
-                (payloads if section == "payload" else others)[f"{entry.name}.{section}"] = RawTensor.of(
-                    array
-                )
-    return payloads | others | dict(kept)
+            is_shared = section == "column_permutation"
+            tensors[entry.column_order if is_shared else f"{entry.name}.{section}"] = RawTensor.of(array)
+    tensors |= kept
+    specs = [(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
+    return {name: tensors[name] for name, _, _ in _in_file_order(specs, manifest)}
+
+
+def _in_file_order(specs: Iterable[TensorSpec], manifest: Manifest) -> list[TensorSpec]:
+    """Payloads first, so that each starts at a multiple of 64 bytes, then by falling size of an element.
+
+    Tensors follow each other without a gap: each is aligned to its elements, and can be used where it lies.
+    """
+    payloads = {f"{entry.name}.payload" for entry in manifest.weights}
+
+    def place(spec: TensorSpec) -> tuple[bool, int, str]:
+        name, dtype, _ = spec
+        return name not in payloads, -DTYPES[dtype].itemsize, "" if name in payloads else name
+
+    return sorted(specs, key=place)
 
 
 def _write_shards(folder: Path, tensors: Mapping[str, RawTensor]) -> list[str]:
@@ -224,8 +239,8 @@ def _hash(tensors: Iterable[RawTensor]) -> str:
 def fixed_bytes(
     manifest: Manifest,
     *,
-    kept: Iterable[tuple[str, str, tuple[int, ...]]],
-    column_specs: Iterable[tuple[str, str, tuple[int, ...]]],
+    kept: Iterable[TensorSpec],
+    column_specs: Iterable[TensorSpec],
     sidecar_bytes: int,
 ) -> int:
     """Return the bytes of an archive besides its weights' own sections; a tight upper bound.
@@ -234,21 +249,20 @@ def fixed_bytes(
     ----------
     manifest : Manifest
         Names and shapes of the weights.
-    kept, column_specs : iterable of (name, safetensors dtype, shape)
+    kept, column_specs : iterable of TensorSpec
         Tensors stored as they were, and shared column permutations.
     sidecar_bytes : int
         Config and tokenizer files.
     """
-    others = [*column_specs, *kept]
-    widest: list[tuple[str, str, tuple[int, ...]]] = []
-    for entry in manifest.weights:
-        widest += [
-            (f"{entry.name}.{s.name}", _dtype_name(s), s.shape) for s in _widest_sections(entry, manifest)
-        ]
-    # in the order of the file, so that no offset in its header takes more digits than here
-    widest.sort(key=lambda spec: not spec[0].endswith(".payload"))
+    widest = [
+        (f"{entry.name}.{s.name}", _dtype_name(s), s.shape)
+        for entry in manifest.weights
+        for s in _widest_sections(entry, manifest)
+    ]
     data = sum(spec.size_bytes for entry in manifest.weights for spec in _widest_sections(entry, manifest))
-    with_weights = file_size_bytes([*widest, *others], METADATA)
+    # in the order of the file, so that no offset in its header takes more digits than here
+    specs = _in_file_order([*widest, *column_specs, *kept], manifest)
+    with_weights = file_size_bytes(specs, METADATA)
     n_shards = with_weights // SHARD_BYTES + 1
     shard_overhead = (n_shards - 1) * SHARD_OVERHEAD
     return sidecar_bytes + manifest_reserve_bytes(manifest) + with_weights - data + shard_overhead

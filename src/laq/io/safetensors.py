@@ -139,7 +139,9 @@ def read_header(path: StrPath) -> dict[str, TensorEntry]:
 
 
 def open_tensors(path: StrPath) -> Mapping[str, RawTensor]:
-    """Map a file into memory, read only; bytes are fetched from disk when they are touched.
+    """Map a file into memory; bytes are fetched from disk when they are touched.
+
+    What is written into the views stays in this process: the file is never changed.
 
     Parameters
     ----------
@@ -159,7 +161,7 @@ def open_tensors(path: StrPath) -> Mapping[str, RawTensor]:
     """
     with _opened(Path(path)) as file:
         entries = _header(file, Path(path)).entries
-        mapped = np.memmap(file, dtype=np.uint8, mode="r")
+        mapped = np.memmap(file, dtype=np.uint8, mode="c")
     return _MappedTensors(entries, mapped.view(np.ndarray))
 
 

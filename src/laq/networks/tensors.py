@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from laq.core.errors import FormatError
@@ -22,6 +26,8 @@ SAFETENSORS_NAMES: dict[torch.dtype, str] = {
 }
 TORCH_DTYPES = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 
+Place = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+
 
 def to_raw(tensor: torch.Tensor) -> RawTensor:
     """Return the bytes of a tensor, without a copy where it is contiguous."""
@@ -29,8 +35,16 @@ def to_raw(tensor: torch.Tensor) -> RawTensor:
     return RawTensor(SAFETENSORS_NAMES[tensor.dtype], tuple(tensor.shape), flat.view(torch.uint8).numpy())
 
 
-def from_raw(raw: RawTensor) -> torch.Tensor:
-    """Return a tensor that owns a copy of the bytes.
+def from_raw(raw: RawTensor, *, place: Place = np.array) -> torch.Tensor:
+    """Return a tensor of these bytes.
+
+    Parameters
+    ----------
+    raw : RawTensor
+        What a file holds.
+    place : callable
+        Returns the elements where they will lie, as integers that hold their bits where numpy lacks the type.
+        By default a copy of their own.
 
     Raises
     ------
@@ -39,4 +53,4 @@ def from_raw(raw: RawTensor) -> torch.Tensor:
     """
     if raw.dtype not in TORCH_DTYPES:
         raise FormatError(f"tensor of type {raw.dtype}: expected one of {', '.join(TORCH_DTYPES)}")
-    return torch.from_numpy(np.array(raw.data)).view(TORCH_DTYPES[raw.dtype]).view(raw.shape)
+    return torch.from_numpy(place(raw.array())).view(TORCH_DTYPES[raw.dtype])

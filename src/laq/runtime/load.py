@@ -12,6 +12,7 @@ from laq.core.errors import FormatError, RequestError
 from laq.io.archive import Archive, open_archive, verify_hashes
 from laq.networks.tensors import from_raw
 from laq.networks.transformers import first_line, require_transformers
+from laq.runtime.arena import archive_memory
 from laq.runtime.linear import PackedLinear
 from laq.runtime.replace import replace_weights_
 
@@ -78,9 +79,11 @@ def module_of(archive: Archive, *, module: nn.Module | None = None) -> nn.Module
         module = _empty_transformer(archive)
     _check_fits(archive, module)
     packed = {entry.name: archive.packed(entry) for entry in manifest.weights}
-    replace_weights_(module, {entry.name: entry.modules for entry in manifest.weights}, packed)
+    memory = archive_memory()
+    holders = {entry.name: entry.modules for entry in manifest.weights}
+    replace_weights_(module, holders, packed, memory=memory)
     for name in manifest.kept:
-        _put(module, name, from_raw(archive.tensors[name]))
+        _put(module, name, from_raw(archive.tensors[name], place=memory.place))
     _tie_kept_head(module)
     left = [name for name, tensor in module.named_parameters() if tensor.device.type == "meta"]
     if left:

@@ -19,7 +19,7 @@ from laq.core.qtensor import LOG_STEPS
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
 from laq.kernels.torch_decode import decode_bricks, decode_zero_points
-from laq.runtime.arena import Arena
+from laq.runtime.arena import Arena, Memory
 
 DECODE_ELEMENTS = 1 << 21
 """Weights decoded at a time: bounds the float32 temporary to 8 MB."""
@@ -172,9 +172,9 @@ class PackedWeight(nn.Module):
     Parameters
     ----------
     packed : PackedTensor
-        Checked sections; the arrays are copied once.
-    arena : Arena, optional
-        Where the payload goes: weights of one network share huge pages.
+        Checked sections.
+    memory : Memory, optional
+        Where they go; without it an `Arena` of their own. Weights of one network share one.
     """
 
     payload: torch.Tensor
@@ -188,27 +188,29 @@ class PackedWeight(nn.Module):
     column_permutation: torch.Tensor | None
     row_permutation: torch.Tensor | None
 
-    def __init__(self, packed: PackedTensor, *, arena: Arena | None = None) -> None:
+    def __init__(self, packed: PackedTensor, *, memory: Memory | None = None) -> None:
         super().__init__()
         self.grid: TileGrid = packed.grid
         self.scale_format: ScaleFormat = packed.scale_format
-        payload = (arena or Arena()).copy(packed.payload)
-        self.register_buffer("payload", torch.from_numpy(payload).view(-1, LINE_BYTES))
-        self.register_buffer("bits", _tensor(packed.bits))
-        self.register_buffer("groups", _tensor(packed.groups.astype(np.int16)))
+        place = (memory or Arena()).place
+        self.register_buffer("payload", torch.from_numpy(place(packed.payload)).view(-1, LINE_BYTES))
+        self.register_buffer("bits", torch.from_numpy(place(packed.bits)))
+        self.register_buffer("groups", torch.from_numpy(place(packed.groups).view(np.int16)))
         # float16 scales as their bits: casting a model converts floating-point buffers
-        stored = packed.scales if packed.scale_base is not None else packed.scales.view(np.int16)
-        self.register_buffer("scales", _tensor(stored))
-        self.register_buffer("zero_points", _tensor(packed.zero_points))
-        base = None if packed.scale_base is None else _octaves(packed.scale_base)
-        self.register_buffer("scale_base", None if base is None else _tensor(base))
+        scales, base = place(packed.scales), packed.scale_base
+        self.register_buffer(
+            "scales", torch.from_numpy(scales if base is not None else scales.view(np.int16))
+        )
+        self.register_buffer("zero_points", torch.from_numpy(place(packed.zero_points)))
+        self.register_buffer("scale_base", None if base is None else torch.from_numpy(_octaves(base)))
         blocks = tile_row_blocks(packed)
         starts = np.searchsorted(blocks, np.arange(packed.grid.n_row_blocks + 1))
-        self.register_buffer("tile_starts", _tensor(starts.astype(np.int32)))
-        self.register_buffer("row_offsets", _tensor(packed.row_offsets.astype(np.int64)))
+        self.register_buffer("tile_starts", torch.from_numpy(starts.astype(np.int32)))
+        self.register_buffer("row_offsets", torch.from_numpy(place(packed.row_offsets).view(np.int64)))
         columns, rows = packed.column_permutation, packed.row_permutation
-        self.register_buffer("column_permutation", None if columns is None else _index(columns))
-        self.register_buffer("row_permutation", None if rows is None else _index(rows))
+        # a copy: siblings share the file's, and a change of one would not be seen by the others
+        self.register_buffer("column_permutation", None if columns is None else _index(columns.copy()))
+        self.register_buffer("row_permutation", None if rows is None else _index(place(rows)))
         self._checked: CheckedMatrix | None = None
         assert int(tile_offsets(packed.bits, packed.grid)[-1]) == len(packed.payload)
 
@@ -327,13 +329,9 @@ class PackedWeight(nn.Module):
         )
 
 
-def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    return torch.from_numpy(np.array(array))
-
-
 def _index(permutation: np.ndarray[Any, Any]) -> torch.Tensor:
     """A permutation as it is stored: torch lacks most operations of its types, but moves their bits."""
-    return _tensor(permutation.view(np.dtype(f"i{permutation.itemsize}")))
+    return torch.from_numpy(permutation.view(np.dtype(f"i{permutation.itemsize}")))
 
 
 def index_of(permutation: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 from laq.core.errors import RequestError
 from laq.core.packing import PackedTensor
 from laq.networks.module import Network
-from laq.runtime.arena import Arena
+from laq.runtime.arena import Arena, Memory
 from laq.runtime.embedding import PackedEmbedding
 from laq.runtime.linear import PackedLinear
 from laq.runtime.packed import PackedWeight
@@ -32,12 +32,16 @@ def packed_copy(network: Network, packed: Mapping[str, PackedTensor]) -> nn.Modu
     memo = {id(weight): weight for weight in (network.module.get_parameter(name) for name in packed)}
     module = copy.deepcopy(network.module, memo)
     holders = {weight.name: weight.modules for weight in network.weights if weight.name in packed}
-    replace_weights_(module, holders, packed)
+    replace_weights_(module, holders, packed, memory=Arena())
     return module
 
 
 def replace_weights_(
-    module: nn.Module, holders: Mapping[str, tuple[str, ...]], packed: Mapping[str, PackedTensor]
+    module: nn.Module,
+    holders: Mapping[str, tuple[str, ...]],
+    packed: Mapping[str, PackedTensor],
+    *,
+    memory: Memory,
 ) -> None:
     """Put packed layers in place of the linears and embeddings that hold each weight.
 
@@ -49,10 +53,12 @@ def replace_weights_(
         Paths of the modules that hold each weight.
     packed : mapping
         Packed weights by name.
+    memory : Memory
+        Where their sections go.
     """
-    arena, linears = Arena(), dict[str, PackedLinear]()
+    linears: dict[str, PackedLinear] = {}
     for name, paths in holders.items():
-        weight = PackedWeight(packed[name], arena=arena)
+        weight = PackedWeight(packed[name], memory=memory)
         for path in paths:
             parent, _, attribute = path.rpartition(".")
             layer = _packed_layer(module.get_submodule(path), weight)
