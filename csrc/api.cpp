@@ -153,7 +153,7 @@ int32_t laq_run(const laq_step *steps, int64_t n_steps) {
             const int32_t code = laq::run_step(steps[i], tier);
             if (code != LAQ_OK) return code;
         }
-    } catch (const std::bad_alloc &) {
+    } catch (const std::exception &) {  // a vector that is too long throws another one
         return LAQ_NO_MEMORY;
     }
     return LAQ_OK;

@@ -90,7 +90,7 @@ void attend_kernel(const laq_step &step, int64_t batch, int64_t head, int64_t qu
         add_scaled<I>(v, scores[i], lanes(a.value_width), sums);
     }
     for (int64_t i = 0; i < a.value_width; i++) {
-        store_float(step, place(0, query) + i * step.strides[0][3], total > 0.0f ? sums[i] / total : 0.0f);
+        store_float(step, place(0, query) + i * step.strides[0][3], total == 0.0f ? 0.0f : sums[i] / total);
     }
 }
 

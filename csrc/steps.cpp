@@ -10,6 +10,10 @@
 #include "pool.hpp"
 #include "scratch.hpp"
 
+// The layout that src/laq/kernels/steps.py repeats.
+static_assert(sizeof(laq_step) == 232 && sizeof(laq_attention) == 72 && sizeof(laq_product) == 64 &&
+              sizeof(laq_lookup) == 24);
+
 namespace laq {
 namespace {
 
@@ -48,6 +52,12 @@ const T *load_row(const laq_step &step, int operand, int64_t at, int64_t n, T *s
     return scratch;
 }
 
+// What x86 makes of a float: the smallest integer where it does not fit.
+inline int64_t whole(float value) {
+    return value >= -0x1p63f && value < 0x1p63f ? static_cast<int64_t>(value) : INT64_MIN;
+}
+inline int64_t whole(int64_t value) { return value; }
+
 template <class T>
 void store_row(const laq_step &step, int64_t at, int64_t n, const T *values) {
     const int64_t stride = step.strides[0][3];
@@ -59,7 +69,7 @@ void store_row(const laq_step &step, int64_t at, int64_t n, const T *values) {
         }
         case LAQ_INT64: {
             int64_t *p = static_cast<int64_t *>(step.data[0]) + at;
-            for (int64_t i = 0; i < n; i++) p[i * stride] = static_cast<int64_t>(values[i]);
+            for (int64_t i = 0; i < n; i++) p[i * stride] = whole(values[i]);
             break;
         }
         case LAQ_BOOL: {
@@ -80,18 +90,30 @@ void store_row(const laq_step &step, int64_t at, int64_t n, const T *values) {
 
 // ------------------------------------------------------------------ functions of elements
 
+// Integers wrap around, as in torch.
+inline float plus(float a, float b) { return a + b; }
+inline float minus(float a, float b) { return a - b; }
+inline float times(float a, float b) { return a * b; }
+inline int64_t plus(int64_t a, int64_t b) { return static_cast<int64_t>(static_cast<uint64_t>(a) + static_cast<uint64_t>(b)); }
+inline int64_t minus(int64_t a, int64_t b) { return static_cast<int64_t>(static_cast<uint64_t>(a) - static_cast<uint64_t>(b)); }
+inline int64_t times(int64_t a, int64_t b) { return static_cast<int64_t>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b)); }
+inline float negative(float a) { return -a; }
+inline int64_t negative(int64_t a) { return minus(int64_t{0}, a); }
+inline float magnitude(float a) { return fabsf(a); }
+inline int64_t magnitude(int64_t a) { return a < 0 ? negative(a) : a; }
+
 template <class T>
 void arithmetic(int32_t kind, const T *a, const T *b, const T *c, int64_t n, T *out) {
     switch (kind) {
         case LAQ_COPY: for (int64_t i = 0; i < n; i++) out[i] = a[i]; break;
-        case LAQ_NEGATE: for (int64_t i = 0; i < n; i++) out[i] = -a[i]; break;
-        case LAQ_ABSOLUTE: for (int64_t i = 0; i < n; i++) out[i] = a[i] < T(0) ? -a[i] : a[i]; break;
-        case LAQ_SQUARE: for (int64_t i = 0; i < n; i++) out[i] = a[i] * a[i]; break;
+        case LAQ_NEGATE: for (int64_t i = 0; i < n; i++) out[i] = negative(a[i]); break;
+        case LAQ_ABSOLUTE: for (int64_t i = 0; i < n; i++) out[i] = magnitude(a[i]); break;
+        case LAQ_SQUARE: for (int64_t i = 0; i < n; i++) out[i] = times(a[i], a[i]); break;
         case LAQ_RELU: for (int64_t i = 0; i < n; i++) out[i] = a[i] < T(0) ? T(0) : a[i]; break;
         case LAQ_NOT: for (int64_t i = 0; i < n; i++) out[i] = T(a[i] == T(0)); break;
-        case LAQ_ADD: for (int64_t i = 0; i < n; i++) out[i] = a[i] + b[i]; break;
-        case LAQ_SUBTRACT: for (int64_t i = 0; i < n; i++) out[i] = a[i] - b[i]; break;
-        case LAQ_MULTIPLY: for (int64_t i = 0; i < n; i++) out[i] = a[i] * b[i]; break;
+        case LAQ_ADD: for (int64_t i = 0; i < n; i++) out[i] = plus(a[i], b[i]); break;
+        case LAQ_SUBTRACT: for (int64_t i = 0; i < n; i++) out[i] = minus(a[i], b[i]); break;
+        case LAQ_MULTIPLY: for (int64_t i = 0; i < n; i++) out[i] = times(a[i], b[i]); break;
         case LAQ_MINIMUM: for (int64_t i = 0; i < n; i++) out[i] = b[i] < a[i] || b[i] != b[i] ? b[i] : a[i]; break;
         case LAQ_MAXIMUM: for (int64_t i = 0; i < n; i++) out[i] = b[i] > a[i] || b[i] != b[i] ? b[i] : a[i]; break;
         case LAQ_LESS: for (int64_t i = 0; i < n; i++) out[i] = T(a[i] < b[i]); break;
@@ -216,7 +238,7 @@ void softmax(const float *in, int64_t n, float *out) {
 
 void layer_norm(const laq_step &step, const float *in, float *out, std::vector<float> &scratch) {
     const int64_t n = step.sizes[3];
-    scratch.resize(static_cast<size_t>(3 * n));
+    scratch.resize(static_cast<size_t>(2 * n));
     const float mean = sum_of(in, n) / static_cast<float>(n);
     for (int64_t i = 0; i < n; i++) out[i] = (in[i] - mean) * (in[i] - mean);
     const float scale = 1.0f / sqrtf(sum_of(out, n) / static_cast<float>(n) + static_cast<float>(step.number));
@@ -256,7 +278,7 @@ void along_last_axis(const laq_step &step) {
 bool copy_at(const laq_step &step) {
     const int axis = static_cast<int>(step.number);
     const int64_t index = *static_cast<const int64_t *>(step.data[2]);
-    if (index < 0 || index + step.sizes[axis] > *static_cast<const int64_t *>(step.details)) return false;
+    if (index < 0 || index > *static_cast<const int64_t *>(step.details) - step.sizes[axis]) return false;
     laq_step moved = step;
     moved.kind = LAQ_COPY;
     const int64_t element = step.types[0] == LAQ_INT64 ? 8 : step.types[0] == LAQ_BOOL ? 1 : type_bytes(step.types[0]);
@@ -363,6 +385,7 @@ int32_t look_up(const laq_step &step, const Tier &tier) {
     for (int64_t &row : stored) {
         if (row < 0 || row >= lookup.matrix->n_rows) return LAQ_BAD_ARGUMENT;
         if (lookup.row_index != nullptr) row = lookup.row_index[row];
+        if (row < 0 || row >= lookup.matrix->n_rows) return LAQ_BAD_ARGUMENT;
     }
     rows(*lookup.matrix, tier, stored.data(), lookup.n, static_cast<uint8_t *>(step.data[0]), step.types[0]);
     return LAQ_OK;

@@ -1,11 +1,12 @@
 """Tokens repeated by the native kernels give the logits of the model's own code."""
 
+import copy
 import re
 
 import pytest
 import torch
 
-from laq.core.errors import RequestError
+from laq.core.errors import FormatError, RequestError
 from laq.kernels import native
 from laq.runtime import decoding
 from laq.runtime.decoding import Decoder
@@ -114,28 +115,129 @@ def test_other_networks_run_their_own_code(name, changes, reason):
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+def with_norm(module, function):
+    """Let the last norm do something more."""
+    norm = module.model.norm.forward
+    module.model.norm.forward = lambda hidden: function(norm(hidden))
+    return module
+
+
 @needs_kernels
 def test_code_that_counts_in_python_is_not_repeated():
-    module = network_of("Llama")
-    norm, calls = module.model.norm.forward, []
+    calls = []
 
     def counting(hidden):
         calls.append(None)
-        return norm(hidden) * len(calls)
+        return hidden * len(calls)
 
-    module.model.norm.forward = counting
-    decoder, found = logits_of(module, n_new=30)
+    decoder, found = logits_of(with_norm(network_of("Llama"), counting), n_new=30)
     assert "differs" in decoder.reason
-    assert len(calls) == 31
-    assert torch.isfinite(found).all()
+    calls.clear()
+    _, expected = logits_of(with_norm(network_of("Llama"), counting), n_new=30, is_native=False)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @needs_kernels
-def test_wrong_repetitions_are_noticed(monkeypatch):
+def test_what_is_kept_beside_the_cache_is_kept_right():
+    state = torch.zeros(2)
+
+    def counting(hidden):
+        state[0].add_(1)
+        state[1:].mul_(0.5).add_(state[0])
+        return hidden * state[1]
+
+    decoder, found = logits_of(with_norm(network_of("Llama"), counting))
+    assert decoder.is_native, decoder.reason
+    state.zero_()
+    _, expected = logits_of(with_norm(network_of("Llama"), counting), is_native=False)
+    assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+@needs_kernels
+def test_wrong_repetitions_are_noticed_and_undone(monkeypatch):
     monkeypatch.setattr(decoding, "TOLERANCE", {torch.float32: -1.0})
     decoder, found = logits_of(network_of("Llama"), n_new=30)
-    assert "differ" in decoder.reason
-    assert found.shape[0] == 31
+    assert "differs" in decoder.reason
+    _, expected = logits_of(network_of("Llama"), n_new=30, is_native=False)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "change",
+    {
+        "in place": lambda module: module.model.norm.weight.fill_(3.0),
+        "replaced": lambda module: setattr(
+            module.model.norm, "weight", torch.nn.Parameter(torch.full((32,), 3.0), requires_grad=False)
+        ),
+        "a buffer": lambda module: module.model.rotary_emb.inv_freq.mul_(0.5),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_weights_that_change_meanwhile_are_noticed(change):
+    found = []
+    for is_native in (True, False):
+        module = network_of("Llama").requires_grad_(False)
+        decoder = Decoder(module, max_tokens=60)
+        if not is_native:
+            decoder.reason = "to compare"
+        logits = [decoder.read(torch.tensor([[3, 4, 5]])).clone()]
+        for index in range(20):
+            if index == 10:
+                assert decoder.is_native == is_native
+                change[1](module)
+            logits.append(decoder.next(index).clone())
+        assert decoder.is_native == is_native
+        found.append(torch.cat(logits))
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-5)
+
+
+@needs_kernels
+def test_damaged_buffers_are_refused_in_the_middle_of_a_text(packed_llama):
+    module = copy.deepcopy(packed_llama[1])
+    decoder = Decoder(module, max_tokens=60)
+    decoder.read(torch.tensor([[3, 4, 5]]))
+    for token in range(10):
+        decoder.next(token)
+    assert decoder.is_native
+    module.model.layers[0].mlp.down_proj.packed.groups.fill_(77)
+    with pytest.raises(FormatError):
+        decoder.next(10)
+
+
+@needs_kernels
+def test_two_decoders_of_one_network_do_not_meet():
+    module = network_of("Llama")
+    one, other = (Decoder(module, max_tokens=60) for _ in range(2))
+    found = [decoder.read(torch.tensor([[3, 4, 5]])).clone() for decoder in (one, other)]
+    for index in range(20):
+        found = [decoder.next(index).clone() for decoder in (one, other)]
+        assert torch.equal(*found)
+
+
+@needs_kernels
+def test_inference_mode_around_it_changes_nothing():
+    module = network_of("Llama")
+    with torch.inference_mode():
+        decoder, found = logits_of(module)
+    assert decoder.is_native, decoder.reason
+    _, expected = logits_of(network_of("Llama"), is_native=False)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_decoder_reads_one_text():
+    decoder = Decoder(network_of("Llama"), max_tokens=60)
+    with pytest.raises(RequestError, match="no prompt"):
+        decoder.next(1)
+    decoder.read(torch.tensor([[3, 4, 5]]))
+    with pytest.raises(RequestError, match="has read"):
+        decoder.read(torch.tensor([[3, 4, 5]]))
+    with pytest.raises(RequestError, match="token 90: the vocabulary has 90"):
+        decoder.next(90)
+    decoder.next(89)
+    assert decoder.n_tokens == 4
+    with pytest.raises(RequestError, match="4 tokens, max_tokens=3"):
+        Decoder(decoder.module, max_tokens=3).read(torch.tensor([[3, 4, 5, 6]]))
 
 
 def test_few_tokens_are_not_worth_a_recording():
@@ -148,7 +250,8 @@ def test_without_native_kernels_the_models_own_code_runs(monkeypatch):
     monkeypatch.setattr(decoding, "has_kernels", lambda: False)
     decoder, found = logits_of(network_of("Llama"))
     assert decoder.reason == "no native kernels"
-    assert torch.isfinite(found).all()
+    _, expected = logits_of(network_of("Llama"), is_native=False)
+    assert torch.equal(found, expected)
 
 
 def test_more_tokens_than_announced_are_refused():

@@ -1,10 +1,16 @@
 """Steps compute what the operations of torch compute that they were made from, again and again."""
 
+import ctypes
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional
 
+from laq.core.errors import RequestError
 from laq.kernels import native
+from laq.kernels.steps import Attention, Kind, Lookup, Product, Step
 from laq.runtime.lowering import lower
 from laq.runtime.recording import NotRecordableError, Recording
 
@@ -134,6 +140,7 @@ def test_extreme_values_give_what_torch_gives(name, value):
     with torch.no_grad(), recording:
         result = function(inputs)
     expected = result.clone()
+    result.fill_(1)
     lower(recording.events, [inputs]).run()
     torch.testing.assert_close(result, expected, equal_nan=True)
 
@@ -183,6 +190,7 @@ def test_all_tiers_give_the_same_bits():
     program, before, found = lower(recording.events, [query]), library.tier, []
     for name in library.tiers:
         library.use_tier(name)
+        result.fill_(0.123)
         program.run()
         found.append(result.clone())
     library.use_tier(before)
@@ -207,7 +215,7 @@ def test_memory_that_lives_on_is_changed_at_every_run():
         program.run()
     assert counter == 8
     assert torch.equal(cache[:, 1:, 0], torch.arange(1.0, 8.0).expand(2, 7))
-    with pytest.raises(Exception, match="recorded step"):
+    with pytest.raises(RequestError, match="recorded step"):
         program.run()  # the ninth place of eight
 
 
@@ -229,7 +237,7 @@ def test_packed_linears_of_one_input_run_as_one(packed_random):
     with torch.no_grad(), recording:
         result = function(inputs)
     program = lower(recording.events, [inputs])
-    linears = [step for step in program.steps if step.kind == 39]
+    linears = [step for step in program.steps if step.kind == Kind.LINEAR]
     assert len(linears) == 2  # the third reads memory of its own
     inputs.mul_(-2)
     program.run()
@@ -252,9 +260,103 @@ def test_what_cannot_be_repeated_is_named():
     refused(lambda x: torch.add(x, x, alpha=2), x, match="factor")
     refused(lambda x: float(x.sum(-1)[0]), x, match="_local_scalar_dense")
     refused(lambda x: x.mean(), x, match="aten.mean")
-    refused(lambda x: torch.zeros(4, 5).add_(x), x, match="made from constants")
+    refused(lambda x: torch.zeros(4, 5).add_(x), x, match="made anew")
+    fixed = torch.ones(4, 5)
+    refused(lambda x: fixed.clone().masked_fill_(x < 0, 0.25), x, match="made anew")
+    refused(lambda x: torch.native_layer_norm(x, [5], None, None, 1e-5)[1] * 2, x, match="made anew")
+    refused(lambda x: x + torch.rand(5), x, match="random")
+    refused(lambda x: (x * 10).long() ** 3, x, match="integers")
+    grouped = random(1, 2, 7, 16)
+    attend = functional.scaled_dot_product_attention
+    refused(lambda q: attend(q, grouped, grouped, enable_gqa=True), random(1, 4, 1, 16), match="heads")
     odd = torch.ones(2, 3, 2, 3, 2).permute(4, 3, 2, 1, 0)
     refused(lambda x: x[:2, :3, None, None, None].expand(2, 3, 2, 3, 2) * odd, x, match="5 axes")
+
+
+def test_results_given_as_memory_are_computed():
+    buffer = torch.empty(4, 5)
+    check(lambda x: torch.mul(x, 2.0, out=buffer) + 1, random(4, 5), exact=True)
+
+
+def test_numbers_are_compared_as_the_tensor_is_stored():
+    x = torch.tensor([0.1, 0.3, 0.5]).bfloat16()
+    for function in (lambda x: x == 0.1, lambda x: x <= 0.3, lambda x: x < 0.5):
+        recording = Recording()
+        with torch.no_grad(), recording:
+            result = function(x)
+        expected = result.clone()
+        result.logical_not_()
+        lower(recording.events, [x]).run()
+        assert torch.equal(result, expected)
+
+
+def test_empty_parts_are_joined_as_torch_does():
+    check(lambda x: torch.cat([torch.tensor([]), x, x[:0]], 0), random(4, 5), exact=True)
+
+
+def test_keys_that_are_not_numbers_show():
+    keys = random(1, 2, 7, 16)
+    keys[0, 0, 3, 5] = float("nan")
+    check(lambda q: functional.scaled_dot_product_attention(q, keys, keys), random(1, 2, 2, 16))
+
+
+def test_linears_of_some_of_the_inputs_run_alone(packed_random):
+    from laq.runtime.linear import PackedLinear
+    from laq.runtime.packed import PackedWeight
+
+    layers = [PackedLinear(PackedWeight(packed_random((40, 130), 64)), None) for _ in range(2)]
+
+    def partly(x):
+        y = x * 1
+        return torch.cat((layers[0](y), layers[1](y[:1])))
+
+    def changed(x):
+        y = x * 1
+        first = layers[0](y)
+        y[:, 64:].masked_fill_(y[:, 64:] > 1.0, 0.0)
+        return first + layers[1](y)
+
+    for function in (partly, changed):
+        found, expected = repeated(function, random(3, 130))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_memory_of_weights_outlives_their_move():
+    layer = torch.nn.Linear(64, 64)
+    inputs = random(1, 64)
+    recording = Recording()
+    with torch.no_grad(), recording:
+        result = layer(inputs)
+    program, expected = lower(recording.events, [inputs]), result.clone()
+    layer.to(torch.bfloat16)
+    hold = [torch.full((64, 64), float("nan")) for _ in range(50)]
+    program.run()
+    torch.testing.assert_close(result, expected)
+    assert len(hold) == 50
+
+
+def test_rows_out_of_range_are_refused(packed_random):
+    from laq.runtime.embedding import PackedEmbedding
+    from laq.runtime.packed import PackedWeight
+
+    table = PackedEmbedding(PackedWeight(packed_random((40, 130), 64)), dtype=torch.float32)
+    ids = torch.tensor([7])
+    recording = Recording()
+    with torch.no_grad(), recording:
+        table(ids)
+    program = lower(recording.events, [ids])
+    table.row_index[7] = 55
+    with pytest.raises(RequestError, match="recorded step"):
+        program.run()
+
+
+def test_kinds_and_layouts_are_those_of_the_header():
+    header = (Path(__file__).parents[2] / "csrc/laq.h").read_text(encoding="utf-8")
+    names = re.findall(r"LAQ_([A-Z_]+)", header[header.index("LAQ_COPY") - 4 : header.index("} laq_step")])
+    known = [name for name in dict.fromkeys(names) if name in Kind.__members__]
+    assert known == list(Kind.__members__)
+    sizes = [ctypes.sizeof(kind) for kind in (Step, Attention, Product, Lookup)]
+    assert sizes == [232, 72, 64, 24]  # csrc/steps.cpp asserts the same
 
 
 def test_empty_memory_may_be_filled():

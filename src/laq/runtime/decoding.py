@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from torch import nn
 
 from laq.core.errors import RequestError
 from laq.runtime.calls import has_kernels
-from laq.runtime.lowering import lower
+from laq.runtime.lowering import changed_outside, lower
+from laq.runtime.packed import versions_of
 from laq.runtime.program import Program
-from laq.runtime.recording import Event, NotRecordableError, Recording, check_same
+from laq.runtime.recording import Event, NotRecordableError, Recording, check_same, storage_of
 
 WORTH_RECORDING = 24
 """Tokens below which recording takes longer than it saves."""
@@ -26,9 +28,10 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 class Decoder:
     """Feeds a causal language model of transformers token by token and returns what it expects next.
 
-    The model's own code runs for the prompt and for two tokens, which are recorded. If both did the same, and
-    repeating the second gives its logits, further tokens are repeated by the native kernels. Else the model's
-    own code goes on.
+    The model's own code runs for the prompt and for three tokens. Two of them are recorded; if both did the
+    same, the third is computed both ways. If logits and everything that it changed agree, further tokens are
+    repeated by the native kernels. Else the model's own code goes on. Where tokens are repeated no Python of
+    the model runs, hooks included. Weights that change meanwhile are noticed, replaced modules are not.
 
     Parameters
     ----------
@@ -50,15 +53,14 @@ class Decoder:
         self.reason = _obstacle(module)
         self._cache: Any = None
         self._is_static = False
-        self._token = torch.zeros((1, 1), dtype=torch.int64)
-        self._events: list[Event] = []
-        self._program: Program | None = None
-        self._logits: torch.Tensor | None = None
+        with torch.inference_mode(mode=False):
+            self._token = torch.zeros((1, 1), dtype=torch.int64)
+        self._forget()
 
     @property
     def is_native(self) -> bool:
         """Whether the next token is repeated by the native kernels."""
-        return self._program is not None
+        return self._is_trusted
 
     @property
     def capacity(self) -> int:
@@ -66,17 +68,30 @@ class Decoder:
         return int(self._cache.layers[0].max_cache_len) if self._is_static else 0
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
-        """Read a prompt, int64 [1, n]; returns the logits after it, [1, 1, n_classes]."""
-        worth = self.max_tokens - ids.shape[1] >= WORTH_RECORDING
-        if not self.reason and not worth:
+        """Read a prompt, int64 [1, n]; returns the logits after it, [1, 1, n_classes].
+
+        Raises
+        ------
+        RequestError
+            If one has been read, or it is longer than `max_tokens`.
+        """
+        if self.n_tokens:
+            raise RequestError("this decoder has read a prompt", hint="make another one for another text")
+        n = ids.shape[1]
+        if n > self.max_tokens:
+            raise RequestError(
+                f"a prompt of {n} tokens, max_tokens={self.max_tokens}", hint="raise max_tokens"
+            )
+        if not self.reason and self.max_tokens - n < WORTH_RECORDING:
             self.reason = "few tokens"
         if not self.reason:
-            self._cache = _static_cache(self.module, self._room_for(ids.shape[1]))
+            self._cache = _static_cache(self.module, self._room_for(n))
             self._is_static = self._cache is not None
             if not self._is_static:
                 self.reason = "layers that forget positions"
-        self.n_tokens += ids.shape[1]
-        return self._run(ids)
+        logits = self._run(ids)
+        self.n_tokens = n
+        return logits
 
     def next(self, token: int) -> torch.Tensor:
         """Read one more token; returns the logits after it, [1, 1, n_classes], until the next call.
@@ -84,20 +99,23 @@ class Decoder:
         Raises
         ------
         RequestError
-            If `max_tokens` have been read.
+            If no prompt or `max_tokens` have been read, or the vocabulary lacks the token.
         """
+        if not self.n_tokens:
+            raise RequestError("no prompt has been read", hint="call read first")
         if self.n_tokens >= self.max_tokens:
             raise RequestError(f"{self.n_tokens} tokens have been read", hint="raise max_tokens")
+        n_classes = getattr(self.module.get_input_embeddings(), "num_embeddings", token + 1)
+        if not 0 <= token < n_classes:
+            raise RequestError(f"token {token}: the vocabulary has {n_classes}", hint="use its own tokenizer")
         self._token.fill_(token)
         if self.n_tokens == self.capacity:
             self._grow()
+        logits = self._run(self._token) if self.reason else self._step()
         self.n_tokens += 1
-        if self._program is not None:
-            assert self._logits is not None
-            self._program.run()
-            return self._logits
-        return self._run(self._token) if self.reason else self._record()
+        return logits
 
+    @torch.inference_mode(mode=False)
     @torch.no_grad()  # not inference mode: siblings compute together only where changes are seen
     def _run(self, ids: torch.Tensor) -> torch.Tensor:
         output = self.module(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
@@ -105,38 +123,78 @@ class Decoder:
         logits: torch.Tensor = output.logits
         return logits
 
+    def _step(self) -> torch.Tensor:
+        """Read the token in `_token` by whatever is known of the tokens before it."""
+        if self._weights is not None and not self._weights.are_same():
+            self._forget()
+        if self._program is None:
+            return self._record()
+        if not self._is_trusted:
+            return self._compare()
+        assert self._logits is not None
+        self._program.run()
+        return self._logits
+
+    def _forget(self) -> None:
+        """What was recorded pointed to memory that is no longer used."""
+        self._events: list[Event] = []
+        self._program: Program | None = None
+        self._logits: torch.Tensor | None = None
+        self._weights: _Weights | None = None
+        self._is_trusted = False
+
+    def _refuse(self, reason: str) -> None:
+        self._forget()
+        self.reason = reason
+
     def _record(self) -> torch.Tensor:
         """Run a token and record it; the second recording becomes the program."""
-        before = [(tensor, tensor.clone()) for tensor in _counters(self._events)]
         recording = Recording()
         with recording:
             logits = self._run(self._token)
         try:
             if self._events:
                 check_same(self._events, recording.events)
-                program = lower(recording.events, [self._token])
-                logits = self._tried(program, logits, before)
+                self._program, self._logits = lower(recording.events, [self._token]), logits
+                self._weights = _Weights(self.module)
             self._events = recording.events
         except NotRecordableError as obstacle:
-            self.reason = str(obstacle)
+            self._refuse(str(obstacle))
         return logits
 
-    def _tried(
-        self, program: Program, logits: torch.Tensor, before: list[tuple[torch.Tensor, torch.Tensor]]
-    ) -> torch.Tensor:
-        """Repeat the recorded token; if its logits come out as they were, so shall the next ones."""
-        expected = logits.clone()
-        for tensor, value in before:
-            tensor.copy_(value)
-        program.run()
-        largest = float((logits.float() - expected.float()).abs().max())
-        if largest <= TOLERANCE[expected.dtype] * float(expected.float().abs().max()):
-            self._program, self._logits = program, logits
-            return logits
-        self.reason = f"repeated logits differ by {largest:.3g}"
-        for tensor, value in before:
-            tensor.copy_(value)
-        return self._run(self._token)
+    def _compare(self) -> torch.Tensor:
+        """Compute a token both ways; the program is trusted if both changed the same memory alike."""
+        assert self._program is not None
+        assert self._logits is not None
+        counters = self._counters()
+        before = [memory.clone() for memory in counters]
+        self._program.run()
+        repeated = [self._logits.clone(), *self._written_now(), *(memory.clone() for memory in counters)]
+        for memory, value in zip(counters, before, strict=True):
+            memory.copy_(value)
+        logits = self._run(self._token)
+        difference = max(map(_difference, repeated, [logits, *self._written_now(), *counters]))
+        if difference <= TOLERANCE[logits.dtype]:
+            self._is_trusted = True
+        else:
+            self._refuse(f"repeating a token differs by {difference:.1g} of its logits or of what it keeps")
+        return logits
+
+    def _written_now(self) -> list[torch.Tensor]:
+        """What the current token put into the cache."""
+        place = self.n_tokens
+        return [
+            part[:, :, place].clone() for layer in self._cache.layers for part in (layer.keys, layer.values)
+        ]
+
+    def _counters(self) -> list[torch.Tensor]:
+        """Bytes of all memory that a token changes, besides the cache and what it makes itself."""
+        cached = {storage_of(part) for layer in self._cache.layers for part in (layer.keys, layer.values)}
+        return [
+            torch.empty(0, dtype=torch.uint8).set_(storage)
+            for key, storage in changed_outside(self._events).items()
+            if key not in cached
+        ]
 
     def _room_for(self, n_tokens: int) -> int:
         capacity = FIRST_CAPACITY
@@ -144,15 +202,16 @@ class Decoder:
             capacity *= 2
         return min(capacity, self.max_tokens)
 
+    @torch.inference_mode(mode=False)
     def _grow(self) -> None:
-        """Move to a larger cache; what was recorded pointed to the old one."""
+        """Move to a larger cache."""
         old, self._cache = self._cache, _static_cache(self.module, self._room_for(self.n_tokens + 1))
         for layer, source in zip(self._cache.layers, old.layers, strict=True):
             layer.lazy_initialization(source.keys, source.values)
             layer.keys[:, :, : source.keys.shape[2]] = source.keys
             layer.values[:, :, : source.values.shape[2]] = source.values
             layer.cumulative_length.copy_(source.cumulative_length)
-        self._events, self._program, self._logits = [], None, None
+        self._forget()
 
 
 def _obstacle(module: Any) -> str:
@@ -163,6 +222,7 @@ def _obstacle(module: Any) -> str:
     return ""
 
 
+@torch.inference_mode(mode=False)
 def _static_cache(module: Any, capacity: int) -> Any:
     """Return a cache of transformers whose layers all keep every position; None if the model wants others."""
     from transformers.cache_utils import StaticCache, StaticLayer
@@ -171,12 +231,39 @@ def _static_cache(module: Any, capacity: int) -> Any:
     return cache if all(type(layer) is StaticLayer for layer in cache.layers) else None
 
 
-def _counters(events: list[Event]) -> list[torch.Tensor]:
-    """Memory that a token changes relative to what it was; a cache gets the same values again."""
-    changed = {
-        tensor.data_ptr(): tensor
-        for event in events
-        if not event.name.startswith("aten.index_copy_")
-        for tensor in event.written
-    }
-    return list(changed.values())
+class _Weights:
+    """Tells whether the tensors of a network are still the same, where they were, unchanged."""
+
+    def __init__(self, module: nn.Module) -> None:
+        held = [
+            (store, name, tensor)
+            for part in module.modules()
+            for store in (part._parameters, part._buffers)
+            for name, tensor in store.items()
+            if tensor is not None
+        ]
+        self._stores = [store for store, _, _ in held]
+        self._names = [name for _, name, _ in held]
+        self._tensors = [tensor for _, _, tensor in held]
+        self._parameters = list(module.parameters())
+        self._seen = self._state()
+
+    def are_same(self) -> bool:
+        """Whether nothing has happened to them; asked for at every token, so it must be fast."""
+        here = (store.get(name) for store, name in zip(self._stores, self._names, strict=True))
+        is_held = all(map(operator.is_, here, self._tensors))
+        return is_held and self._seen == self._state()
+
+    def _state(self) -> tuple[object, ...]:
+        return versions_of(self._tensors), [parameter.data_ptr() for parameter in self._parameters]
+
+
+def _difference(repeated: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference relative to the largest value; NaN and infinities count as equal to themselves."""
+    if torch.equal(repeated, expected) or not expected.numel():
+        return 0.0
+    if expected.dtype == torch.uint8:
+        return float("inf")
+    same = torch.nan_to_num(repeated.float() - expected.float(), nan=float("inf"))
+    scale = float(expected.float().abs().max())
+    return float(same.abs().max()) / scale if scale > 0 else float("inf")

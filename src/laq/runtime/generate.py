@@ -58,9 +58,8 @@ def generate(
         Seeds the sampling.
     """
     generator = torch.Generator().manual_seed(seed)
-    decoder = module
-    if not isinstance(decoder, Decoder):
-        decoder = Decoder(decoder, max_tokens=ids.shape[1] + max_new_tokens)
+    max_tokens = ids.shape[1] + max_new_tokens
+    decoder = module if isinstance(module, Decoder) else Decoder(module, max_tokens=max_tokens)
     logits = decoder.read(ids)
     for n_left in reversed(range(max_new_tokens)):
         token = _choose(logits[0, -1].float(), temperature, generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -58,39 +59,41 @@ def lower(events: Sequence[Event], inputs: Iterable[torch.Tensor]) -> Program:
         Naming an operation that has no step.
     """
     program = Program(kept=[events])
-    changing = {storage_of(tensor) for tensor in inputs} | _changed_outside(events)
+    changing = _storages(inputs) | set(changed_outside(events))
+    frozen: set[int] = set()  # made once, for all runs
+    missing: set[int] = set()  # further results, which no step computes
     for event in events:
+        made, written = _storages(event.outputs), _storages(event.written)
         if event.is_view:
-            continue
-        if not event.written and not any(storage_of(tensor) in changing for tensor in event.inputs):
-            continue  # the same at every run
-        changing |= {storage_of(tensor) for tensor in (*event.outputs, *event.written)}
-        _lower(program, event)
-    products.join_linears(program)
+            frozen |= made if event.name == FRESH else set()
+        elif event.written or changing & _storages(event.inputs):
+            if written & frozen or missing & _storages(event.inputs):
+                raise NotRecordableError(f"{event.name} needs what is made anew for every token")
+            changing |= made | written
+            missing |= _storages(event.outputs[1:]) - _storages(event.outputs[:1])
+            _lower(program, event)
+        elif event.is_random:
+            raise NotRecordableError(f"{event.name} draws random numbers")
+        elif "empty" not in event.name:
+            frozen |= made
+    products.finish(program)
     return program
 
 
-def _changed_outside(events: Sequence[Event]) -> set[int]:
-    """Memory that lives from call to call and is changed in place, such as a cache.
+def _storages(tensors: Iterable[torch.Tensor]) -> set[int]:
+    return {storage_of(tensor) for tensor in tensors}
 
-    What a call makes from nothing and then changes would have to be made anew: refused, unless it was empty.
-    """
-    is_constant: dict[int, bool] = {}  # of memory that the call made
-    outside: set[int] = set()
+
+def changed_outside(events: Sequence[Event]) -> dict[int, torch.UntypedStorage]:
+    """Return memory that lives from call to call and is changed in place, such as a cache."""
+    made: set[int] = set()
+    outside: dict[int, torch.UntypedStorage] = {}
     for event in events:
         for tensor in event.written:
-            storage = storage_of(tensor)
-            if is_constant.get(storage, False):
-                raise NotRecordableError(f"{event.name} changes what the call made from constants")
-            if storage not in is_constant:
-                outside.add(storage)
+            if storage_of(tensor) not in made:
+                outside[storage_of(tensor)] = tensor.untyped_storage()
         if event.name == FRESH or not event.is_view:
-            reads = [storage_of(tensor) for tensor in event.inputs]
-            constant = event.name == FRESH or (
-                "empty" not in event.name and all(is_constant.get(storage, False) for storage in reads)
-            )
-            for tensor in event.outputs:
-                is_constant.setdefault(storage_of(tensor), constant)
+            made |= _storages(event.outputs) - set(outside)
     return outside
 
 
@@ -98,32 +101,44 @@ def _lower(program: Program, event: Event) -> None:
     name = ".".join(event.name.split(".")[:2])
     if event.written:
         name = name.removesuffix("_")
-    if name in HANDLERS:
-        HANDLERS[name](program, event)
-    elif name in ELEMENTWISE and not event.options:
-        program.elementwise(ELEMENTWISE[name], event.target, event.arguments)
-    else:
-        raise NotRecordableError(f"no step for {event.name}")
+    try:
+        if name in HANDLERS:
+            HANDLERS[name](program, event)
+        elif name in ELEMENTWISE and not event.options.keys() - {"out"}:
+            program.elementwise(ELEMENTWISE[name], event.target, event.arguments)
+        else:
+            raise NotRecordableError(f"no step for {event.name}")
+    except (
+        IndexError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # a form that its handler does not know
+        raise NotRecordableError(f"{event.name}: {error}") from error
 
 
 # ---------------------------------------------------------------- elementwise, arguments of their own
 
 
 def _add(program: Program, event: Event) -> None:
-    if event.options.get("alpha", 1) != 1:
-        raise NotRecordableError(f"{event.name} with a factor")
     kind = Kind.ADD if event.name.startswith("aten.add") else Kind.SUBTRACT
-    program.elementwise(kind, event.target, event.arguments)
+    program.elementwise(kind, event.target, _without_factor(event))
+
+
+def _without_factor(event: Event) -> Sequence[Any]:
+    if any(factor != 1 for factor in (*event.arguments[2:], event.options.get("alpha", 1))):
+        raise NotRecordableError(f"{event.name} with a factor")
+    return event.arguments[:2]
 
 
 def _subtract_from(program: Program, event: Event) -> None:
-    if len(event.arguments) > 2 and event.arguments[2] != 1:
-        raise NotRecordableError(f"{event.name} with a factor")
-    program.elementwise(Kind.SUBTRACT, event.target, event.arguments[1::-1])
+    program.elementwise(Kind.SUBTRACT, event.target, _without_factor(event)[::-1])
 
 
 def _power(program: Program, event: Event) -> None:
     base, exponent = event.arguments
+    if not event.target.is_floating_point():
+        raise NotRecordableError(f"{event.name} of integers")
     if isinstance(exponent, (int, float)) and exponent == 2:
         program.elementwise(Kind.SQUARE, event.target, [base])
     else:
@@ -168,6 +183,8 @@ def _concatenate(program: Program, event: Event) -> None:
     parts, axis = event.arguments[0], event.arguments[1] if len(event.arguments) > 1 else 0
     start = 0
     for part in parts:
+        if not part.numel():
+            continue  # torch takes an empty tensor of any shape
         size = part.shape[axis]
         program.elementwise(Kind.COPY, event.target.narrow(axis, start, size), [part])
         start += size
@@ -256,12 +273,14 @@ def _attention(program: Program, event: Event) -> None:
     mask, scale = event.options.get("attn_mask"), event.options.get("scale")
     if any(event.arguments[3:]):
         raise NotRecordableError(f"{event.name} with dropout or a causal mask of its own")
+    if not query.shape[:2] == key.shape[:2] == value.shape[:2]:
+        raise NotRecordableError(f"{event.name} of {query.shape[1]} heads and {key.shape[1]}")
     operands = (event.target, query, key, value)
     sizes = [*query.shape[:3], key.shape[2]]
     details = Attention(width=key.shape[3], value_width=value.shape[3])
     details.scale = 1 / math.sqrt(key.shape[3]) if scale is None else scale
     if mask is not None:
-        details.mask, details.mask_type = mask.data_ptr(), type_of(mask)
+        details.mask, details.mask_type = program.address(mask), type_of(mask)
         details.mask_strides[:] = mask.expand(sizes).stride()
     strides = [tensor.stride() for tensor in operands]
     program.step(Kind.ATTENTION, operands, sizes=sizes, strides=strides, details=details)

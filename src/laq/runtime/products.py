@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from laq.kernels import native
-from laq.kernels.steps import Kind, Lookup, Product, Step
+from laq.kernels.steps import Kind, Lookup, Product
 from laq.runtime.calls import activation_bits
 from laq.runtime.operators import matrix_of
 from laq.runtime.program import Handler, Program, type_of
-from laq.runtime.recording import Event, NotRecordableError
+from laq.runtime.recording import Event, NotRecordableError, storage_of
 
 
 def _matmul(program: Program, event: Event) -> None:
@@ -22,6 +22,8 @@ def _matmul(program: Program, event: Event) -> None:
 
 def _matmul_and_bias(program: Program, event: Event) -> None:
     bias, left, right = event.arguments
+    if event.written:
+        raise NotRecordableError(f"{event.name} in place")
     if any(factor != 1 for factor in event.options.values()):
         raise NotRecordableError(f"{event.name} with factors")
     _append_matmul(program, event.result, left, right)
@@ -46,7 +48,8 @@ def _rows(program: Program, event: Event) -> None:
     if ids.dtype != torch.int64 or not ids.is_contiguous():
         raise NotRecordableError(f"{event.name} of {ids.dtype}")
     lookup = Lookup(matrix=ctypes.pointer(matrix_of(*rest)), n=ids.numel())
-    lookup.row_index = None if row_index is None else row_index.data_ptr()
+    lookup.row_index = None if row_index is None else program.address(row_index)
+    _keep_sections(program, rest)
     program.step(Kind.ROWS, (event.result, ids), details=lookup)
 
 
@@ -80,7 +83,7 @@ class PackedProduct:
         """Add the linears of another product if they read the same input in the same order."""
         mine, its = self.matrices[0], other.matrices[0]
         if (
-            self.inputs.data_ptr() != other.inputs.data_ptr()
+            not _is_same_memory(self.inputs, other.inputs)
             or (self.bits, mine.n_columns, mine.group_size) != (other.bits, its.n_columns, its.group_size)
             or not _is_same_order(self.order, other.order)
         ):
@@ -93,15 +96,20 @@ class PackedProduct:
     def details(self, program: Program) -> Product:
         """Return what the kernels take."""
         matrices = program.keep(native.matrices(self.matrices))
-        outputs = program.keep(native.addresses([output.data_ptr() for output in self.outputs]))
+        outputs = program.keep(native.addresses([program.address(output) for output in self.outputs]))
         biases = program.keep(
-            native.addresses([None if bias is None else bias.data_ptr() for bias in self.biases])
+            native.addresses([None if bias is None else program.address(bias) for bias in self.biases])
         )
         product = Product(matrices=matrices, n_matrices=len(matrices), type=type_of(self.inputs))
-        product.x, product.n_inputs = self.inputs.data_ptr(), _n_inputs(self.inputs)
+        product.x, product.n_inputs = program.address(self.inputs), _n_inputs(self.inputs)
         product.stride, product.activation_bits = self.inputs.shape[-1], self.bits
         product.y, product.bias = ctypes.addressof(outputs), ctypes.addressof(biases)
         return product
+
+
+def _is_same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    mine, its = (one.data_ptr(), one.shape, one.dtype), (other.data_ptr(), other.shape, other.dtype)
+    return mine == its
 
 
 def _is_same_order(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
@@ -117,6 +125,7 @@ def _linear(program: Program, event: Event) -> None:
     if not inputs.is_contiguous():
         raise NotRecordableError("a packed linear of inputs that are not contiguous")
     inside = bias if bias is not None and bias.dtype == torch.float32 else None
+    _keep_sections(program, rest)
     *sections, _, _, _ = rest
     product = PackedProduct(
         inputs,
@@ -126,42 +135,45 @@ def _linear(program: Program, event: Event) -> None:
         [inside],
         [event.result],
     )
-    step = program.step(Kind.LINEAR, (event.result,))
-    program.products.append((step, product))
+    if not _joins(program, product):
+        step = program.step(Kind.LINEAR, (event.result,))
+        program.products[id(step)] = product
     if bias is not None and inside is None:
         program.elementwise(Kind.ADD, event.result, [event.result, bias])
+
+
+def _keep_sections(program: Program, arguments: Sequence[object]) -> None:
+    """Keep the memory of a packed weight, which its matrix points to."""
+    for section in arguments:
+        if isinstance(section, torch.Tensor):
+            program.address(section)
 
 
 REACH = 8
 """Steps back that a sibling is looked for: q, k, v and gate, up stand close."""
 
 
-def join_linears(program: Program) -> None:
-    """Let packed linears of the same input and order of columns run as one, where the first one stands.
+def _joins(program: Program, product: PackedProduct) -> bool:
+    """Let a packed linear run together with an earlier one of the same input and order of columns, if it can.
 
-    Nobody touches the outputs of the later ones before: they are memory of their own. The input must not
-    change in between.
+    Nobody touches its outputs before: they are memory of their own. The input must not change in between.
     """
-    products = {id(step): product for step, product in program.keep(program.products)}
-    joined: list[Step] = []
-    for step in program.steps:
-        product = products.get(id(step))
-        if product is None or not _joins(product, joined, products):
-            joined.append(step)
-    for step in joined:
-        if id(step) in products:
-            details = program.keep(products[id(step)].details(program))
-            step.details = ctypes.addressof(details)
-    program.steps = joined
-
-
-def _joins(product: PackedProduct, before: Sequence[Step], products: Mapping[int, PackedProduct]) -> bool:
-    for step in before[: -REACH - 1 : -1]:
-        if id(step) in products and products[id(step)].takes(product):
-            return True
-        if step.data[0] == product.inputs.data_ptr():
+    for step, target in zip(
+        program.steps[: -REACH - 1 : -1], program.targets[: -REACH - 1 : -1], strict=True
+    ):
+        if target == storage_of(product.inputs):
             return False
+        if id(step) in program.products and program.products[id(step)].takes(product):
+            return True
     return False
+
+
+def finish(program: Program) -> None:
+    """Make the details of packed linears, now that it is known which of them run as one."""
+    for step in program.steps:
+        if id(step) in program.products:
+            details = program.keep(program.products[id(step)].details(program))
+            step.details = ctypes.addressof(details)
 
 
 HANDLERS: dict[str, Handler] = {

@@ -12,8 +12,9 @@ import torch
 from laq.kernels import native
 from laq.kernels.steps import BOOL, INT64, N_AXES, Kind, Step
 from laq.runtime.calls import TYPES
-from laq.runtime.recording import Event, NotRecordableError
+from laq.runtime.recording import Event, NotRecordableError, storage_of
 
+COMPARISONS = (Kind.LESS, Kind.LESS_EQUAL, Kind.EQUAL, Kind.NOT_EQUAL)
 STEP_TYPES = {**TYPES, torch.int64: INT64, torch.bool: BOOL}
 
 
@@ -27,13 +28,16 @@ class Program:
         What csrc/laq.h calls `laq_step`.
     kept : list
         Owners of the memory that steps point to.
-    products : list of (Step, PackedProduct)
-        Steps of packed linears, whose details are made when it is known which of them run as one.
+    targets : list of int
+        The storage that each step writes.
+    products : dict
+        Products of packed linears by the `id` of their step, until they are finished.
     """
 
     steps: list[Step] = field(default_factory=list)
     kept: list[object] = field(default_factory=list)
-    products: list[tuple[Step, Any]] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    products: dict[int, Any] = field(default_factory=dict)
     _together: Any = None
 
     def run(self) -> None:
@@ -55,9 +59,14 @@ class Program:
         self.kept.append(value)
         return value
 
+    def address(self, tensor: torch.Tensor) -> int:
+        """Return where a tensor lies, and keep that memory; the tensor may move elsewhere later."""
+        self.kept.append(tensor.untyped_storage())
+        return tensor.data_ptr()
+
     def elementwise(self, kind: Kind, out: torch.Tensor, arguments: Sequence[Any]) -> None:
         """Append out = f(arguments), tensors or numbers, broadcast to the shape of `out`."""
-        operands = [self._operand(argument).expand(out.shape) for argument in arguments]
+        operands = [self._operand(argument, arguments, kind).expand(out.shape) for argument in arguments]
         sizes, strides = collapsed(out.shape, [tensor.stride() for tensor in (out, *operands)])
         self.step(kind, (out, *operands), sizes=sizes, strides=strides)
 
@@ -89,23 +98,27 @@ class Program:
             if tensor is None:
                 continue
             step.types[index] = type_of(tensor)
-            step.data[index] = tensor.data_ptr()
+            step.data[index] = self.address(tensor)
             if strides is not None:
                 step.strides[index][:] = strides[index]
         if details is not None:
             step.details = ctypes.addressof(self.keep(details))
+        assert operands[0] is not None
         self.steps.append(step)
+        self.targets.append(storage_of(operands[0]))
         return step
 
-    def _operand(self, value: Any) -> torch.Tensor:
+    def _operand(self, value: Any, arguments: Sequence[Any], kind: Kind) -> torch.Tensor:
         if isinstance(value, torch.Tensor):
             return value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise NotRecordableError(f"an operand {value!r}")
-        number: torch.Tensor = self.keep(
-            torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float32)
-        )
-        return number
+        dtype = torch.int64 if isinstance(value, int) else torch.float32
+        if kind in COMPARISONS:  # torch rounds the number to the tensor's type first
+            dtype = next(
+                (a.dtype for a in arguments if isinstance(a, torch.Tensor) and a.is_floating_point()), dtype
+            )
+        return torch.tensor(value, dtype=dtype)
 
 
 Handler = Callable[[Program, Event], None]

@@ -31,6 +31,8 @@ class Event:
         A tensor, or several.
     written : tuple of Tensor
         Arguments that it changed in place.
+    is_random : bool
+        Whether it draws random numbers.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Event:
     options: dict[str, Any]
     result: Any
     written: tuple[torch.Tensor, ...]
+    is_random: bool = False
 
     @property
     def inputs(self) -> list[torch.Tensor]:
@@ -85,13 +88,17 @@ class Recording(TorchDispatchMode):
         del types
         options = dict(kwargs or {})
         result = func(*args, **options)
-        arguments = func._schema.arguments
+        given = (
+            dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | options
+        )
         written = [
-            value
-            for argument, value in zip(arguments, args, strict=False)
+            given.get(argument.name)
+            for argument in func._schema.arguments
             if argument.alias_info is not None and argument.alias_info.is_write
         ]
-        self.events.append(Event(str(func), tuple(args), options, result, tuple(tensors_in(written))))
+        is_random = torch.Tag.nondeterministic_seeded in func.tags
+        changed = tuple(tensors_in(written))
+        self.events.append(Event(str(func), tuple(args), options, result, changed, is_random))
         return result
 
 
