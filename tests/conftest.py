@@ -5,6 +5,7 @@ import os
 import pydoc_data.topics
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -87,3 +88,144 @@ def _save_llama(path: Path, vocab_size: int) -> None:
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
     model.save_pretrained(path)
+
+
+def _flip(array, generator):
+    raw = array.reshape(-1).view(np.uint8)
+    if len(raw):
+        raw[generator.integers(len(raw))] ^= 1 << int(generator.integers(8))
+    return array
+
+
+def _set_extreme(array, generator):
+    raw = array.reshape(-1).view(np.uint8)
+    at = int(generator.integers(len(raw) + 1))
+    raw[at : at + array.itemsize] = generator.choice([0, 1, 127, 128, 255])
+    return array
+
+
+def _swap(array, generator):
+    flat = array.reshape(-1)
+    if len(flat):
+        first, second = generator.integers(len(flat), size=2)
+        flat[[first, second]] = flat[[second, first]]
+    return array
+
+
+def _repeat_element(array, generator):
+    flat = array.reshape(-1)
+    if len(flat):
+        flat[generator.integers(len(flat))] = flat[generator.integers(len(flat))]
+    return array
+
+
+def _nudge(array, generator):
+    flat = array.reshape(-1).view(f"u{array.itemsize}")
+    if len(flat):
+        at, step = generator.integers(len(flat)), int(generator.choice([1, -1]))
+        flat[at] = (int(flat[at]) + step) % 2 ** (8 * array.itemsize)
+    return array
+
+
+def _roll(array, generator):
+    return np.roll(array, int(generator.integers(1, 5)))
+
+
+def _cut(array, generator):
+    return array[: int(generator.integers(len(array) + 1))]
+
+
+def _extend(array, generator):
+    return np.concatenate([array, array[: int(generator.integers(1, 65))]])
+
+
+def _retype(array, generator):
+    kinds = [np.uint8, np.int8, np.int16, np.uint16, np.float16, np.int32, np.float32, np.int64, np.uint64]
+    kind = np.dtype(kinds[generator.integers(len(kinds))])
+    if generator.integers(2):
+        with np.errstate(all="ignore"):
+            return array.astype(kind)
+    flat = array.reshape(-1).view(np.uint8)
+    return flat[: flat.size // kind.itemsize * kind.itemsize].view(kind)
+
+
+def _reshape(array, generator):
+    return array.reshape(-1) if array.ndim > 1 else array[:, None]
+
+
+VALUE_CHANGES = (_flip, _set_extreme, _swap, _repeat_element, _nudge, _roll)
+SHAPE_CHANGES = (_cut, _extend, _retype, _reshape)
+
+
+def _mutated(arrays, generator):
+    """Change one to three arrays: values mostly, sometimes length, type or rank, or two trade places."""
+    found = dict(arrays)
+    names = sorted(name for name, array in found.items() if array is not None)
+    for _ in range(generator.integers(1, 4)):
+        name = names[generator.integers(len(names))]
+        kind = generator.integers(10)
+        if kind == 0:
+            other = names[generator.integers(len(names))]
+            found[name], found[other] = found[other], found[name]
+        else:
+            changes = SHAPE_CHANGES if kind == 1 else VALUE_CHANGES
+            change = changes[generator.integers(len(changes))]
+            found[name] = change(np.array(found[name], order="C"), generator)
+    return found
+
+
+def _restructured(arrays, generator, group_size):
+    """Change the width of one tile, drop it or repeat it, and make everything else agree."""
+    bits = arrays["bits"].astype(np.int64)
+    starts = np.cumsum(bits) - bits
+    offsets = arrays["row_offsets"].astype(np.int64) // (2 * group_size)
+    blocks = np.searchsorted(offsets, starts, side="right") - 1
+    tile, order, widths = int(generator.integers(len(bits))), list(range(len(bits))), bits.copy()
+    kind = generator.integers(3)
+    if kind == 0:
+        widths[tile] = generator.integers(11)
+    elif kind == 1:
+        order.remove(tile)
+    else:
+        order.insert(tile, tile)
+
+    def bytes_of(name, per_bit):
+        whole = arrays[name].reshape(-1)
+        parts = [whole[per_bit * starts[i] : per_bit * (starts[i] + bits[i])] for i in order]
+        resized = [np.resize(part, per_bit * widths[i]) for part, i in zip(parts, order, strict=True)]
+        return np.concatenate([whole[:0], *resized])
+
+    def before(values):
+        return np.array([values[blocks[order] < block].sum() for block in range(len(offsets) + 1)])
+
+    found = {
+        "payload": bytes_of("payload", 2 * group_size).reshape(-1, *arrays["payload"].shape[1:]),
+        "zero_points": bytes_of("zero_points", 2),
+        "bits": widths[order].astype(np.uint8),
+        "groups": arrays["groups"][order],
+        "scales": arrays["scales"][order],
+        "row_offsets": (2 * group_size * before(widths[order])[:-1]).astype(arrays["row_offsets"].dtype),
+    }
+    if "tile_starts" in arrays:
+        found["tile_starts"] = before(np.ones(len(order), np.int64)).astype(np.int32)
+    return {**arrays, **found}
+
+
+def _damaged(arrays, generator, *, group_size):
+    if len(arrays["bits"]) and generator.integers(4) == 0:
+        arrays = _restructured(arrays, generator, group_size)
+        if generator.integers(2):
+            return arrays
+    return _mutated(arrays, generator)
+
+
+@pytest.fixture(scope="session")
+def damaged():
+    """Return a function (sections of a weight, generator, group_size) -> the same, damaged."""
+    return _damaged
+
+
+@pytest.fixture(scope="session")
+def mutated():
+    """Return a function (dict of arrays, generator) -> the same with one to three of them changed."""
+    return _mutated

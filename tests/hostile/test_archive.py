@@ -174,3 +174,104 @@ def test_shard_outside_of_the_folder_is_refused(files, folder):
     (folder / MANIFEST).write_text(json.dumps(content))
     with pytest.raises(FormatError, match="outside of the folder"):
         open_archive(folder)
+
+
+def changed(files, change):
+    """The files, their manifest changed by a function."""
+    content = json.loads(files[MANIFEST])
+    change(content)
+    return files | {MANIFEST: json.dumps(content).encode()}
+
+
+def without_last_weight(content):
+    content["weights"].pop()
+
+
+def without_bias(content):
+    del content["kept"]["0.bias"]
+
+
+def without_weights(content):
+    content["weights"] = []
+
+
+def one_module_twice(content):
+    content["weights"][1]["modules"] = content["weights"][0]["modules"]
+
+
+def one_name_twice(content):
+    content["weights"].append(content["weights"][0] | {"modules": ["1"]})
+
+
+def weight_of_another_layer(content):
+    content["weights"][0]["modules"] = ["1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_last_weight, "2.weight: not in the archive"),
+        (without_bias, "0.bias: not in the archive"),
+        (without_weights, "no weights"),
+        (one_module_twice, "module is named twice"),
+        (one_name_twice, "weight is named twice"),
+        (weight_of_another_layer, "1: expected a linear or embedding"),
+    ],
+)
+def test_weights_that_do_not_match_the_modules_one_to_one_are_refused(files, folder, change, words):
+    for name, data in changed(files, change).items():
+        (folder / name).write_bytes(data)
+    with pytest.raises(LaqError, match=words):
+        laq.load(folder, module=network())
+
+
+def test_kept_tensor_of_another_kind_is_refused(files, folder):
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    other = network()
+    del other[0].bias
+    other[0].register_buffer("bias", torch.zeros(40, dtype=torch.int64))
+    with pytest.raises(LaqError, match=r"0\.bias: expected F32 \(40,\), found int64 \(40,\)"):
+        laq.load(folder, module=other)
+    assert laq.load(folder, module=network().half())[2].bias.dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    """The folder of a language model's archive, whose config laq did not write."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra llm")
+    config = transformers.LlamaConfig(
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=512,
+        tie_word_embeddings=True,
+        initializer_range=0.25,
+    )
+    torch.manual_seed(0)
+    data = [{"input_ids": ids[None]} for ids in torch.randint(0, 512, (6, 32))]
+    result = laq.quantize(transformers.LlamaForCausalLM(config), bpw=10.0, data=data, compare=False)
+    return result.save(tmp_path_factory.mktemp("language_model") / "out")
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+@pytest.mark.parametrize(
+    "value", [-1, 1 << 31, *(pytest.param(v, marks=pytest.mark.slow) for v in HOSTILE)], ids=repr
+)
+def test_every_value_of_the_config_may_be_anything(language_model, value):
+    file = language_model / "config.json"
+    text = file.read_text()
+    content = json.loads(text)
+    try:
+        for key in content:
+            file.write_text(json.dumps(content | {key: value}).replace("Infinity", "1e999"))
+            try:
+                laq.load(language_model)
+            except LaqError:
+                continue
+            except Exception as error:
+                raise AssertionError(f"{key} = {str(value)[:20]!r}") from error
+    finally:
+        file.write_text(text)

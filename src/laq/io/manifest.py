@@ -139,6 +139,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _manifest_from_json(content: dict[str, Any]) -> Manifest:
     weights = tuple(_weight_entry(fields) for fields in content["weights"])
+    if not weights:
+        raise ValueError("no weights")
+    for what, names in (
+        ("weight", [entry.name for entry in weights]),
+        ("module", [path for entry in weights for path in entry.modules]),
+    ):
+        if len(set(names)) < len(names):
+            raise ValueError(f"a {what} is named twice")
     if not all(SHARD_NAME.fullmatch(shard) for shard in content["shards"]):
         raise ValueError("shard outside of the folder")
     return Manifest(

@@ -51,6 +51,20 @@ def from_raw(raw: RawTensor, *, place: Place = np.array) -> torch.Tensor:
     FormatError
         If torch has no such type.
     """
+    dtype = torch_dtype(raw)
+    if dtype is torch.bool and bool((raw.data > 1).any()):
+        raise FormatError("a tensor of truth values holds others", hint="copy or quantize it again")
+    return torch.from_numpy(place(raw.array())).view(dtype)
+
+
+def torch_dtype(raw: RawTensor) -> torch.dtype:
+    """Return the type of a tensor in torch.
+
+    Raises
+    ------
+    FormatError
+        If torch has no such type.
+    """
     if raw.dtype not in TORCH_DTYPES:
         raise FormatError(f"tensor of type {raw.dtype}: expected one of {', '.join(TORCH_DTYPES)}")
-    return torch.from_numpy(place(raw.array())).view(TORCH_DTYPES[raw.dtype])
+    return TORCH_DTYPES[raw.dtype]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 from torch import nn
 
 from laq.core.errors import FormatError, RequestError
+from laq.core.storage import MALFORMED
 from laq.io.archive import Archive, open_archive, verify_hashes
-from laq.networks.tensors import from_raw
+from laq.io.manifest import Manifest
+from laq.networks.tensors import from_raw, torch_dtype
 from laq.networks.transformers import first_line, require_transformers
 from laq.runtime.arena import archive_memory
 from laq.runtime.linear import PackedLinear
@@ -96,44 +99,75 @@ def module_of(archive: Archive, *, module: nn.Module | None = None) -> nn.Module
 def _empty_transformer(archive: Archive) -> nn.Module:
     transformers = require_transformers()
     from accelerate import init_empty_weights
+    from huggingface_hub.errors import StrictDataclassError
 
     try:
         config = transformers.AutoConfig.from_pretrained(archive.folder, local_files_only=True)
+        if getattr(config, "num_hidden_layers", 0) > len(archive.tensors):  # would take as long to build
+            raise ValueError(f"{config.num_hidden_layers} layers, {len(archive.tensors)} tensors")
         dtype = getattr(torch, archive.manifest.weights[0].dtype)
         with init_empty_weights(include_buffers=False):
             module: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
         if (archive.folder / "generation_config.json").is_file():
             module.generation_config = transformers.GenerationConfig.from_pretrained(archive.folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*MALFORMED, StrictDataclassError, RuntimeError, AssertionError) as error:
         raise FormatError(f"{archive.folder}: its config cannot be used: {first_line(error)}") from error
     assert isinstance(module, nn.Module)
     return module
 
 
 def _check_fits(archive: Archive, module: nn.Module) -> None:
-    """All offenders at once: paths or shapes that the module lacks."""
-    problems = []
-    for entry in archive.manifest.weights:
-        for path in entry.modules:
-            try:
-                found = tuple(module.get_parameter(f"{path}.weight").shape)
-            except AttributeError:
-                found = None
-            if found != entry.shape:
-                problems.append(f"{path}: expected a weight {entry.shape}, found {found}")
-    for name in archive.manifest.kept:
-        path, _, attribute = name.rpartition(".")
-        try:
-            shape = tuple(getattr(module.get_submodule(path), attribute).shape)
-        except AttributeError:
-            shape = None
-        if shape != archive.tensors[name].shape:
-            problems.append(f"{name}: expected {archive.tensors[name].shape}, found {shape}")
+    """All offenders at once: what the module lacks, has in another size or type, or would not get."""
+    problems = [*_weight_problems(archive, module), *_kept_problems(archive, module)]
+    if not problems and archive.manifest.architecture == "module":
+        problems += [f"{name}: not in the archive" for name in _unfilled(archive.manifest, module)]
     if problems:
         raise RequestError(
             f"{archive.folder} does not fit {type(module).__name__}: " + "; ".join(problems[:8]),
             hint="pass a module of the class and sizes that were quantized",
         )
+
+
+def _weight_problems(archive: Archive, module: nn.Module) -> Iterator[str]:
+    for entry in archive.manifest.weights:
+        for path in entry.modules:
+            try:
+                found = tuple(module.get_parameter(f"{path}.weight").shape)
+                is_plain = isinstance(module.get_submodule(path), nn.Linear | nn.Embedding)
+            except AttributeError:
+                found, is_plain = None, False
+            if found != entry.shape or not is_plain:
+                yield f"{path}: expected a linear or embedding {entry.shape}, found {found}"
+
+
+def _kept_problems(archive: Archive, module: nn.Module) -> Iterator[str]:
+    for name in archive.manifest.kept:
+        raw = archive.tensors[name]
+        kept = torch.empty(raw.shape, dtype=torch_dtype(raw), device="meta")
+        try:
+            own = _tensor_at(module, name)
+            found = f"{str(own.dtype).removeprefix('torch.')} {tuple(own.shape)}"
+            # another precision will do: a network may be built in one, and quantized in another
+            fits = own.shape == kept.shape and own.is_floating_point() == kept.is_floating_point()
+        except AttributeError:
+            found, fits = "None", False
+        if not fits:
+            yield f"{name}: expected {raw.dtype} {raw.shape}, found {found}"
+
+
+def _unfilled(manifest: Manifest, module: nn.Module) -> list[str]:
+    """Names of stored tensors of the module that would stay as they are."""
+    names = [f"{path}.weight" for entry in manifest.weights for path in entry.modules]
+    filled = {id(_tensor_at(module, name)) for name in (*names, *manifest.kept)}
+    persistent = set(module.state_dict())
+    own = (*module.named_parameters(), *module.named_buffers())
+    return [name for name, tensor in own if name in persistent and id(tensor) not in filled]
+
+
+def _tensor_at(module: nn.Module, name: str) -> torch.Tensor:
+    path, _, attribute = name.rpartition(".")
+    tensor: torch.Tensor = getattr(module.get_submodule(path), attribute)
+    return tensor
 
 
 def _tie_kept_head(module: nn.Module) -> None:
@@ -150,8 +184,7 @@ def _tie_kept_head(module: nn.Module) -> None:
 
 def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
     path, _, attribute = name.rpartition(".")
-    parent = module.get_submodule(path)
-    old: torch.Tensor = getattr(parent, attribute)
+    parent, old = module.get_submodule(path), _tensor_at(module, name)
     if old.device.type != "meta" and old.dtype == tensor.dtype:
         with torch.no_grad():
             old.copy_(tensor)  # in place: whoever shares it sees it
