@@ -86,7 +86,8 @@ sanitize: $(VENV) ## run the kernels' tests with AddressSanitizer and UndefinedB
 	echo "running the kernels' tests with sanitizers" && \
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	LAQ_KERNELS="$$(echo $(CURDIR)/build/sanitize/liblaq_kernels.*)" \
-	$(PY) -m pytest -q tests/kernels/test_native.py tests/kernels/test_fuzz.py tests/runtime/test_lowering.py $(PYTEST_ARGS)
+	$(PY) -m pytest -q tests/kernels tests/quantizers/test_engines.py tests/runtime/test_lowering.py \
+		$(PYTEST_ARGS)
 
 # The kernels for another processor, in an emulator.
 arm: ## run the ARM kernels under qemu, if it and a cross compiler are installed

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <new>
 
+#include "encode.hpp"
 #include "matrix.hpp"
 #include "pool.hpp"
 
@@ -157,6 +158,29 @@ int32_t laq_run(const laq_step *steps, int64_t n_steps) {
         return LAQ_NO_MEMORY;
     }
     return LAQ_OK;
+}
+
+int32_t laq_errors(const laq_source *source, float *errors) {
+    const int32_t problem = laq::check(*source);
+    if (problem == LAQ_OK) laq::errors(laq::current(), *source, errors);
+    return problem;
+}
+
+int32_t laq_round(const laq_source *source, const laq_rounding *rounding) {
+    const int32_t problem = laq::check(*source);
+    return problem == LAQ_OK ? laq::round(laq::current(), *source, *rounding) : problem;
+}
+
+int32_t laq_pack(const laq_tiles *tiles, const uint8_t *codes, uint8_t *payload) {
+    const int32_t problem = laq::check(*tiles);
+    if (problem == LAQ_OK) laq::pack(laq::current(), *tiles, codes, payload);
+    return problem;
+}
+
+int32_t laq_unpack(const laq_tiles *tiles, const uint8_t *payload, uint8_t *codes) {
+    const int32_t problem = laq::check(*tiles);
+    if (problem == LAQ_OK) laq::unpack(laq::current(), *tiles, payload, codes);
+    return problem;
 }
 
 uint64_t laq_read(const uint8_t *bytes, int64_t n) {

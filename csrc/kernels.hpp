@@ -15,9 +15,9 @@
 
 #include "attention.hpp"
 #include "convert.hpp"
+#include "lanes.hpp"
+#include "search.hpp"
 #include "tier.hpp"
-
-#define LAQ_INLINE inline __attribute__((always_inline))
 
 namespace laq {
 namespace {
@@ -427,7 +427,7 @@ void codes_kernel(const uint8_t *tile, int bits, int group_size, uint8_t *out) {
 template <class I>
 constexpr Tier tier_of(const char *name, bool (*runs_here)()) {
     return {name, runs_here, quantize_kernel, vector_kernel<I>, block_kernel<I>, attend_kernel<I>,
-            attention_scratch, multiply_kernel<I>, codes_kernel<I>};
+            attention_scratch, multiply_kernel<I>, codes_kernel<I>, errors_kernel, rounding_kernel};
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-/* Kernels over packed matrices: the border between C++ and everybody else.
+/* Kernels over packed matrices, and those that make them: the border between C++ and everybody else.
  *
  * docs/FORMAT.md defines the bytes, src/laq/kernels/reference.py the operations. Nothing here allocates
  * matrices, throws, or keeps a pointer after it returned. Functions may be called from several threads.
@@ -149,6 +149,56 @@ typedef struct {
 
 /* Run recorded operations one after the other; stops at the first that fails. */
 LAQ_API int32_t laq_run(const laq_step *steps, int64_t n_steps);
+
+/* A number of values that a code may take, and by how many eighths of an octave the range of a group is tried
+ * smaller than what covers all of it: first_step <= i < last_step. */
+typedef struct {
+    int32_t n_levels;              /* 1 (absent) to 256 */
+    int32_t first_step, last_step; /* 0 to 64 */
+} laq_width;
+
+/* A float matrix that is to be rounded, column by column of the weight: values[column * stride + row]. Whole tiles. */
+typedef struct {
+    int64_t n_rows, n_columns;   /* multiples of 16 and of the group size */
+    int64_t stride;              /* elements from one column to the next */
+    int32_t group_size;          /* 32, 64 or 128 */
+    int32_t scale_format;
+    const float *values;         /* finite */
+    const float *column_weights; /* [n_columns] what a squared error costs */
+    const float *floors;         /* [n_rows] smallest log step worth using, whole numbers of -320 to 240 */
+    const laq_width *widths;
+    int32_t n_widths;
+} laq_source;
+
+/* How one group of columns is to be rounded, and what comes of it. */
+typedef struct {
+    const uint8_t *choices; /* [n_rows / 16] width of every tile, an index into widths */
+    const float *factor;    /* [group_size, group_size] how errors spread over later columns, or NULL */
+    uint8_t *codes;         /* [group_size, n_rows] */
+    int16_t *scales;        /* [n_rows] log steps, or the bits of a float16 */
+    float *zero_points;     /* [n_rows] */
+    float *errors;          /* [group_size, n_rows] scaled by the factor's diagonal; not used without a factor */
+} laq_rounding;
+
+/* Least weighted squared error of every group at every width: errors [n_widths, n_groups, n_rows]. */
+LAQ_API int32_t laq_errors(const laq_source *source, float *errors);
+
+/* Search scales and zero points of one group of columns and round it. */
+LAQ_API int32_t laq_round(const laq_source *source, const laq_rounding *rounding);
+
+/* Where the codes of tiles lie: as rows of bytes, and packed. */
+typedef struct {
+    int64_t n_tiles;
+    int32_t group_size;            /* 32, 64 or 128 */
+    const uint8_t *bits;           /* [n_tiles] */
+    const int64_t *code_starts;    /* [n_tiles] first code of each tile */
+    int64_t stride;                /* codes from one row to the next */
+    const int64_t *payload_starts; /* [n_tiles] first byte of each tile's lines */
+} laq_tiles;
+
+/* Codes, below 2 ** bits, to lines of bits; and back. */
+LAQ_API int32_t laq_pack(const laq_tiles *tiles, const uint8_t *codes, uint8_t *payload);
+LAQ_API int32_t laq_unpack(const laq_tiles *tiles, const uint8_t *payload, uint8_t *codes);
 
 /* Read n bytes as fast as the machine can, with all threads; for benchmarks. Returns their xor by words. */
 LAQ_API uint64_t laq_read(const uint8_t *bytes, int64_t n);

@@ -41,6 +41,9 @@ struct Tier {
     void (*multiply)(const laq_step &step, int64_t batch, int64_t row, int64_t first, int64_t last, float *scratch);
     // Codes of a tile of `bits` bits as bytes [16, group_size].
     void (*codes)(const uint8_t *tile, int bits, int group_size, uint8_t *out);
+    // Row blocks `first` to `last`; see laq_errors and laq_round.
+    void (*errors)(const laq_source &source, int64_t first, int64_t last, float *errors);
+    void (*round)(const laq_source &source, const laq_rounding &rounding, int64_t first, int64_t last);
 };
 
 // Those that were compiled; csrc/api.cpp lists them.

@@ -14,7 +14,7 @@ from laq.kernels.reference import dequantize, pack
 from laq.quantizers import QUANTIZERS, Codes, Feedback, Quantizer
 from laq.quantizers.common.clip_search import dequantize_columns
 from laq.quantizers.common.encode import encode
-from laq.quantizers.common.sorting import sort_weight
+from laq.quantizers.common.sorting import sort_weight, sorted_hessian
 
 NAMES = QUANTIZERS.names()
 ROWS = 48
@@ -175,15 +175,15 @@ def test_rows_are_quantized_independently_of_each_other(name, group_size, scale_
 def test_encoded_weights_pack_and_dequantize(name, scale_format):
     generator = np.random.default_rng(0)
     grid = TileGrid(40, 150, 64)
-    hessian = hessian_of(150).numpy()
-    importance = Importance(hessian, np.ones(40, np.float32), np.full(40, 1e3), np.full(150, 1e3))
+    second = hessian_of(150).numpy()
+    importance = Importance(second, np.ones(40, np.float32), np.full(40, 1e3), np.full(150, 1e3))
     columns = generator.permutation(150).astype(np.uint16)
     weight = torch.randn(40, 150, generator=torch.Generator().manual_seed(0))
     rows = generator.permutation(40).astype(np.uint16)
-    sorted_weight = sort_weight(weight, importance, grid, rows=rows, columns=columns)
-    method = QUANTIZERS.get(name)()
+    method, hessian = QUANTIZERS.get(name)(), sorted_hessian(importance, grid, columns)
+    sorted_weight = sort_weight(weight, importance, grid, hessian=hessian, rows=rows, columns=columns)
     choices = np.full((3, 3), 8, np.uint8)
-    feedback = method.prepare(sorted_weight.hessian)
+    feedback = method.prepare(hessian)
     (tensor,) = encode(
         [sorted_weight], [choices], method, feedback, columns=columns, scale_format=scale_format
     )
@@ -225,9 +225,9 @@ def test_group_far_smaller_than_its_neighbours_can_be_stored(name, small):
     weight = torch.randn(16, 128, generator=torch.Generator().manual_seed(0))
     weight[:, 64:] *= small
     importance = Importance(np.eye(128, dtype=np.float32), np.ones(16, np.float32), np.ones(16), np.ones(128))
-    sorted_weight = sort_weight(weight, importance, grid, rows=None, columns=None)
-    method = QUANTIZERS.get(name)()
-    feedback = method.prepare(sorted_weight.hessian)
+    method, hessian = QUANTIZERS.get(name)(), sorted_hessian(importance, grid, None)
+    sorted_weight = sort_weight(weight, importance, grid, hessian=hessian, rows=None, columns=None)
+    feedback = method.prepare(hessian)
     choices = np.full((1, 2), 5, np.uint8)
     (tensor,) = encode(
         [sorted_weight], [choices], method, feedback, columns=None, scale_format=ScaleFormat.LOG8

@@ -74,6 +74,110 @@ void fill(Packed &p, int n_rows, int n_columns, int group_size, int width, bool 
     m.row_index_bytes = m.column_index_bytes = 2;
 }
 
+struct Count {
+    int compared = 0, wrong = 0;
+    void add(bool same) {
+        compared++;
+        wrong += same ? 0 : 1;
+    }
+};
+
+// Calls `results` on every tier, which returns bytes, and compares them with the first tier's.
+template <class Results>
+void compare_tiers(Count &count, Results results) {
+    std::vector<uint8_t> first;
+    for (int tier = 0; laq_tier(tier) != nullptr; tier++) {
+        if (laq_use_tier(laq_tier(tier)) != LAQ_OK) return count.add(false);
+        const std::vector<uint8_t> found = results();
+        if (tier == 0) first = found;
+        count.add(!found.empty() && found == first);
+    }
+}
+
+template <class T>
+void append(std::vector<uint8_t> &bytes, const std::vector<T> &values) {
+    const uint8_t *p = reinterpret_cast<const uint8_t *>(values.data());
+    bytes.insert(bytes.end(), p, p + sizeof(T) * values.size());
+}
+
+std::vector<float> normal_values(size_t n, std::mt19937 &random) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(n);
+    for (float &value : values) value = normal(random);
+    return values;
+}
+
+void compare_products(Count &count, int group_size, int width, int variant) {
+    std::mt19937 random(static_cast<unsigned>(1000 * group_size + 10 * width + variant));
+    Packed p;
+    fill(p, 70, 3 * group_size + 13, group_size, width, variant == 0, random);
+    if (laq_check(&p.matrix) != LAQ_OK) return count.add(false);
+    for (int n : {1, 3, 17}) {
+        const std::vector<float> x = normal_values(static_cast<size_t>(n * p.matrix.n_columns), random);
+        for (int activation_bits : {8, 16}) {
+            compare_tiers(count, [&] {
+                std::vector<float> y(static_cast<size_t>(n * p.matrix.n_rows));
+                std::vector<uint8_t> bytes;
+                void *outputs[] = {y.data()};
+                if (laq_linear(&p.matrix, 1, x.data(), LAQ_FLOAT32, n, p.matrix.n_columns, outputs, nullptr,
+                               activation_bits) == LAQ_OK) {
+                    append(bytes, y);
+                }
+                return bytes;
+            });
+        }
+    }
+}
+
+// Searching, rounding and packing of random columns, some of them zero.
+void compare_rounding(Count &count, int group_size, bool log_scales) {
+    const laq_width widths[] = {{1, 0, 1},  {2, 0, 9},  {3, 1, 9},  {4, 0, 9},  {8, 0, 6},
+                                {16, 0, 5}, {32, 0, 4}, {64, 0, 3}, {256, 0, 2}};
+    constexpr int n_widths = 9, n_rows = 16 * n_widths;
+    std::mt19937 random(static_cast<unsigned>(group_size));
+    const size_t n = static_cast<size_t>(group_size * n_rows);
+    std::vector<float> values = normal_values(n, random);
+    const std::vector<float> factor = normal_values(static_cast<size_t>(group_size * group_size), random);
+    std::vector<float> weights = normal_values(static_cast<size_t>(group_size), random);
+    for (float &weight : weights) weight *= weight;
+    for (size_t i = 3; i < n; i += 40) values[i] = 0;
+    const std::vector<float> floors(n_rows, -160.0f);
+    const laq_source source{n_rows, group_size, n_rows, group_size, log_scales ? LAQ_SCALES_LOG8 : LAQ_SCALES_FLOAT16,
+                            values.data(), weights.data(), floors.data(), widths, n_widths};
+    std::vector<uint8_t> choices;
+    for (int i = 0; i < n_widths; i++) choices.push_back(static_cast<uint8_t>(i));
+    compare_tiers(count, [&] {
+        std::vector<float> errors(n_widths * n_rows), zero_points(n_rows), left(n);
+        std::vector<uint8_t> codes(n), bytes;
+        std::vector<int16_t> scales(n_rows);
+        const laq_rounding rounding{choices.data(), factor.data(),      codes.data(),
+                                    scales.data(),  zero_points.data(), left.data()};
+        if (laq_errors(&source, errors.data()) != LAQ_OK || laq_round(&source, &rounding) != LAQ_OK) return bytes;
+        append(bytes, errors);
+        append(bytes, codes);
+        append(bytes, scales);
+        append(bytes, zero_points);
+        append(bytes, left);
+        return bytes;
+    });
+}
+
+// Codes that were packed come back.
+void compare_packing(Count &count, int group_size, int bits) {
+    std::mt19937 random(static_cast<unsigned>(group_size + bits));
+    std::vector<uint8_t> codes(static_cast<size_t>(16 * group_size)), widths{static_cast<uint8_t>(bits)};
+    for (uint8_t &code : codes) code = static_cast<uint8_t>(random() & ((1u << bits) - 1));
+    const int64_t start = 0;
+    const laq_tiles tiles{1, group_size, widths.data(), &start, group_size, &start};
+    compare_tiers(count, [&] {
+        std::vector<uint8_t> lines(static_cast<size_t>(2 * group_size * bits)), back(codes.size()), bytes;
+        if (laq_pack(&tiles, codes.data(), lines.data()) != LAQ_OK) return bytes;
+        if (laq_unpack(&tiles, lines.data(), back.data()) != LAQ_OK || back != codes) return bytes;
+        append(bytes, lines);
+        return bytes;
+    });
+}
+
 // A step over 4 axes of `sizes` with contiguous operands of the given strides.
 laq_step step_of(int kind, std::vector<int64_t> sizes) {
     laq_step step{};
@@ -87,16 +191,14 @@ void set_operand(laq_step &step, int index, float *data, std::vector<int64_t> st
     for (int i = 0; i < 4; i++) step.strides[index][i] = strides[static_cast<size_t>(i)];
 }
 
-// Attention and a dense product of odd sizes on every tier; returns how many differ from the scalar one.
-int compare_steps(int &n_compared) {
+// Attention and a dense product of odd sizes.
+void compare_steps(Count &count) {
     constexpr int64_t heads = 3, queries = 2, keys = 77, width = 40, value_width = 24, rows = 50;
     std::mt19937 random(1);
-    std::normal_distribution<float> normal;
-    std::vector<float> q(heads * queries * width), k(heads * keys * width), v(heads * keys * value_width), w(rows * width);
-    for (auto *values : {&q, &k, &v, &w}) {
-        for (float &value : *values) value = normal(random);
-    }
-    std::vector<float> first, attended(heads * queries * value_width), product(heads * queries * rows);
+    const auto values = [&](int64_t n) { return normal_values(static_cast<size_t>(n), random); };
+    std::vector<float> q = values(heads * queries * width), k = values(heads * keys * width);
+    std::vector<float> v = values(heads * keys * value_width), w = values(rows * width);
+    std::vector<float> attended(heads * queries * value_width), product(heads * queries * rows);
     laq_attention details{width, value_width, nullptr, 0, {}, 0.2f};
     laq_step steps[] = {step_of(LAQ_ATTENTION, {1, heads, queries, keys}),
                         step_of(LAQ_MATMUL, {1, heads * queries, rows, width})};
@@ -108,54 +210,29 @@ int compare_steps(int &n_compared) {
     set_operand(steps[1], 0, product.data(), {0, rows, 1, 0});
     set_operand(steps[1], 1, q.data(), {0, width, 0, 1});
     set_operand(steps[1], 2, w.data(), {0, 0, width, 1});
-    int n_wrong = 0;
-    for (int tier = 0; laq_tier(tier) != nullptr; tier++) {
-        if (laq_use_tier(laq_tier(tier)) != LAQ_OK || laq_run(steps, 2) != LAQ_OK) return 1;
-        std::vector<float> all = attended;
-        all.insert(all.end(), product.begin(), product.end());
-        if (tier == 0) first = all;
-        n_compared++;
-        n_wrong += memcmp(first.data(), all.data(), 4 * all.size()) != 0;
-    }
-    return n_wrong;
+    compare_tiers(count, [&] {
+        std::vector<uint8_t> bytes;
+        if (laq_run(steps, 2) != LAQ_OK) return bytes;
+        append(bytes, attended);
+        append(bytes, product);
+        return bytes;
+    });
 }
 
 }  // namespace
 
 int main() {
     if (laq_tier(1) == nullptr) return printf("only the scalar tier runs here: nothing to compare\n"), 1;
-    int n_compared = 0, n_wrong = compare_steps(n_compared);
+    Count count;
+    compare_steps(count);
     for (int group_size : {32, 64, 128}) {
         for (int width : {0, 1, 2, 3, 4, 5, 6, 8}) {
-            for (int variant = 0; variant < 2; variant++) {
-                std::mt19937 random(static_cast<unsigned>(1000 * group_size + 10 * width + variant));
-                Packed p;
-                fill(p, 70, 3 * group_size + 13, group_size, width, variant == 0, random);
-                if (laq_check(&p.matrix) != LAQ_OK) return printf("a matrix was refused\n"), 1;
-                for (int n : {1, 3, 17}) {
-                    std::normal_distribution<float> normal;
-                    std::vector<float> x(static_cast<size_t>(n * p.matrix.n_columns));
-                    for (float &value : x) value = normal(random);
-                    for (int activation_bits : {8, 16}) {
-                        std::vector<float> first;
-                        for (int tier = 0; laq_tier(tier) != nullptr; tier++) {
-                            if (laq_use_tier(laq_tier(tier)) != LAQ_OK) return printf("a tier was refused\n"), 1;
-                            std::vector<float> y(static_cast<size_t>(n * p.matrix.n_rows));
-                            void *outputs[] = {y.data()};
-                            if (laq_linear(&p.matrix, 1, x.data(), LAQ_FLOAT32, n, p.matrix.n_columns, outputs,
-                                           nullptr, activation_bits) != LAQ_OK) {
-                                return printf("a product was refused\n"), 1;
-                            }
-                            if (tier == 0) first = y;
-                            n_compared++;
-                            n_wrong += memcmp(first.data(), y.data(), 4 * y.size()) != 0;
-                        }
-                    }
-                }
-            }
+            for (int variant = 0; variant < 2; variant++) compare_products(count, group_size, width, variant);
+            if (width != 0) compare_packing(count, group_size, width);
         }
+        for (bool log_scales : {true, false}) compare_rounding(count, group_size, log_scales);
     }
-    printf("%d products on %s and those before it, %d differ from the scalar ones\n", n_compared, laq_current_tier(),
-           n_wrong);
-    return n_wrong != 0;
+    printf("%d results of %s and the tiers before it, %d differ from the scalar ones\n", count.compared,
+           laq_current_tier(), count.wrong);
+    return count.wrong != 0;
 }

@@ -7,10 +7,17 @@ from hypothesis import strategies as st
 
 from laq.core.qtensor import decode_scales
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.clip_search import decode_log_scales, scale_floor
+from laq.quantizers.common.clip_search import (
+    DYNAMIC_OCTAVES,
+    MAX_LOG_SCALE,
+    MIN_LOG_SCALE,
+    decode_log_scales,
+    scale_floor,
+)
 from laq.quantizers.common.clip_search import search as search_with_floor
+from laq.quantizers.common.torch_engine import TorchEngine
 
-LEVELS = [2.0, 3.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0]
+LEVELS = [2, 3, 4, 8, 16, 32, 64, 256]
 
 
 def search(block, n_levels, column_weights, *, scale_format):
@@ -20,7 +27,7 @@ def search(block, n_levels, column_weights, *, scale_format):
 
 
 def rounded(block, grid, n_levels):
-    codes = torch.minimum((block / grid.scales + grid.zero_points).round().clamp(min=0), n_levels - 1)
+    codes = (block / grid.scales + grid.zero_points).round().clamp(0, n_levels - 1)
     return (codes - grid.zero_points) * grid.scales
 
 
@@ -34,9 +41,9 @@ def rounded(block, grid, n_levels):
 def test_error_is_that_of_rounding_on_the_grid(seed, n_levels, scale_format, exponent, offset):
     generator = torch.Generator().manual_seed(seed)
     block = (torch.randn(32, 16, generator=generator) + offset) * 2.0 ** (exponent / 2)
-    weights, levels = torch.rand(32, generator=generator), torch.full((16,), n_levels)
-    grid = search(block, levels, weights, scale_format=scale_format)
-    expected = weights @ (rounded(block, grid, levels) - block).square()
+    weights = torch.rand(32, generator=generator)
+    grid = search(block, n_levels, weights, scale_format=scale_format)
+    expected = weights @ (rounded(block, grid, n_levels) - block).square()
     torch.testing.assert_close(grid.error, expected, rtol=1e-3, atol=1e-6 * float(block.square().amax()))
 
 
@@ -44,15 +51,14 @@ def test_error_is_that_of_rounding_on_the_grid(seed, n_levels, scale_format, exp
 @pytest.mark.parametrize("scale_format", ScaleFormat)
 def test_scales_are_what_is_stored(scale_format, n_levels):
     block = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
-    grid = search(block, torch.full((16,), n_levels), torch.ones(32), scale_format=scale_format)
+    grid = search(block, n_levels, torch.ones(32), scale_format=scale_format)
     assert torch.equal(torch.from_numpy(decode_scales(grid.stored.numpy(), scale_format)), grid.scales)
 
 
 @pytest.mark.parametrize("n_levels", LEVELS)
 def test_range_search_beats_the_full_range(n_levels):
     block = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
-    levels = torch.full((256,), n_levels)
-    grid = search(block, levels, torch.ones(64), scale_format=ScaleFormat.LOG8)
+    grid = search(block, n_levels, torch.ones(64), scale_format=ScaleFormat.LOG8)
     low, high = block.amin(0), block.amax(0)
     scale = (high - low) / (n_levels - 1)
     plain = ((block - low) / scale).round().mul(scale).add(low)
@@ -62,17 +68,49 @@ def test_range_search_beats_the_full_range(n_levels):
 def test_four_levels_on_a_gaussian_come_near_the_best_possible():
     """Best uniform 4-level quantizer of a Gaussian: 0.1188 of the variance (Max, 1960)."""
     block = torch.randn(128, 512, generator=torch.Generator().manual_seed(0))
-    grid = search(block, torch.full((512,), 4.0), torch.ones(128), scale_format=ScaleFormat.LOG8)
+    grid = search(block, 4, torch.ones(128), scale_format=ScaleFormat.LOG8)
     assert 0.10 < float(grid.error.mean()) / 128 < 0.13
 
 
-def test_mixed_levels_are_searched_side_by_side():
-    block = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
-    levels = torch.tensor([1.0] * 8 + [4.0] * 8 + [16.0] * 16)
-    grid = search(block, levels, torch.ones(32), scale_format=ScaleFormat.LOG8)
-    torch.testing.assert_close(grid.error[:8], block.square().sum(0)[:8])
-    alone = search(block[:, 16:].contiguous(), levels[16:], torch.ones(32), scale_format=ScaleFormat.LOG8)
-    assert (grid.error[16:] <= alone.error * 1.0001).all()
+def test_four_levels_keep_the_range_of_an_outlier():
+    """Two heavy columns at the ends: a range smaller by 2/8 octave would leave 29."""
+    block = torch.zeros(64, 16)
+    block[7], block[8] = 1, -1
+    weights = torch.ones(64)
+    weights[7:9] = 1000
+    assert (search(block, 4, weights, scale_format=ScaleFormat.LOG8).error < 16).all()
+
+
+def test_one_level_is_nothing():
+    block = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+    grid = search(block, 1, torch.full((32,), 2.0), scale_format=ScaleFormat.LOG8)
+    torch.testing.assert_close(grid.error, 2 * block.square().sum(0))
+    assert not grid.zero_points.any()
+
+
+@pytest.mark.parametrize("scale_format", ScaleFormat)
+def test_tiles_are_searched_as_if_they_were_alone(scale_format):
+    block = torch.randn(32, 48, generator=torch.Generator().manual_seed(0))
+    levels = torch.tensor([16.0, 1.0, 4.0]).repeat_interleave(16)
+    options = {"factor": None, "scale_format": scale_format}
+    together = TorchEngine().round(block, levels, torch.ones(32), floor=scale_floor(block), **options)
+    for start in (0, 16, 32):
+        rows = slice(start, start + 16)
+        mine = block[:, rows].contiguous()
+        alone = TorchEngine().round(mine, levels[rows], torch.ones(32), floor=scale_floor(mine), **options)
+        assert torch.equal(together.codes[:, rows], alone.codes)
+        assert torch.equal(together.scales[rows], alone.scales)
+        assert torch.equal(together.zero_points[rows], alone.zero_points)
+
+
+@given(st.floats(2.0**-30, 2.0**40, width=32))
+def test_floor_is_the_next_step_far_below_the_largest_weight(largest):
+    floor = scale_floor(torch.full((32, 16), largest))
+    assert len(set(floor.tolist())) == 1
+    reached = decode_log_scales(floor[:1] + 8 * DYNAMIC_OCTAVES)
+    before = decode_log_scales(floor[:1] + 8 * DYNAMIC_OCTAVES - 1)
+    if MIN_LOG_SCALE < float(floor[0]) < MAX_LOG_SCALE:
+        assert float(before) < largest <= float(reached)
 
 
 @given(st.integers(-320, 240))

@@ -11,7 +11,7 @@ from laq.core.scheme import ScaleFormat
 from laq.quantizers import QUANTIZERS
 from laq.quantizers.common.clip_search import dequantize_columns
 from laq.quantizers.common.encode import encode
-from laq.quantizers.common.sorting import sort_weight
+from laq.quantizers.common.sorting import sort_weight, sorted_hessian
 from laq.sensitivity.fisher import tile_losses
 
 SHAPE = (48, 128)
@@ -31,7 +31,8 @@ def measured(name="gptq", importance=None):
     importance = importance or importance_of()
     grid = TileGrid(*SHAPE, 64)
     values = torch.randn(*SHAPE, generator=torch.Generator().manual_seed(0))
-    weight = sort_weight(values, importance, grid, rows=None, columns=None)
+    hessian = sorted_hessian(importance, grid, None)
+    weight = sort_weight(values, importance, grid, hessian=hessian, rows=None, columns=None)
     method = QUANTIZERS.get(name)()
     feedback = method.prepare(weight.hessian)
     losses = tile_losses(weight, method, feedback, importance, columns=None, scale_format=ScaleFormat.LOG8)

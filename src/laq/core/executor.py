@@ -20,7 +20,7 @@ def map_in_order(
     function : callable
         Must not change what other items use.
     items : sequence
-        The work; at most `n_workers` items are held at a time.
+        The work; `n_workers` at a time, results that nobody took yet are kept. After an error no item begins.
     n_workers : int
         Threads.
 
@@ -30,10 +30,4 @@ def map_in_order(
     [1, 2, 3]
     """
     with ThreadPoolExecutor(n_workers) as pool:
-        waiting = [pool.submit(function, item) for item in items[: n_workers + 1]]
-        for index in range(len(items)):
-            result = waiting.pop(0).result()
-            following = index + n_workers + 1
-            if following < len(items):
-                waiting.append(pool.submit(function, items[following]))
-            yield result
+        yield from pool.map(function, items)

@@ -61,6 +61,55 @@ class Matrix(ctypes.Structure):
     )
 
 
+class Width(ctypes.Structure):
+    """`laq_width`: a number of levels, and by how much its range is tried smaller."""
+
+    _fields_ = (("n_levels", ctypes.c_int32), ("first_step", ctypes.c_int32), ("last_step", ctypes.c_int32))
+
+
+class Source(ctypes.Structure):
+    """`laq_source`: sizes and addresses of a float matrix that is to be rounded."""
+
+    _fields_ = (
+        ("n_rows", ctypes.c_int64),
+        ("n_columns", ctypes.c_int64),
+        ("stride", ctypes.c_int64),
+        ("group_size", ctypes.c_int32),
+        ("scale_format", ctypes.c_int32),
+        ("values", ctypes.c_void_p),
+        ("column_weights", ctypes.c_void_p),
+        ("floors", ctypes.c_void_p),
+        ("widths", ctypes.POINTER(Width)),
+        ("n_widths", ctypes.c_int32),
+    )
+
+
+class Rounding(ctypes.Structure):
+    """`laq_rounding`: how one group of columns is rounded, and where the result goes."""
+
+    _fields_ = (
+        ("choices", ctypes.c_void_p),
+        ("factor", ctypes.c_void_p),
+        ("codes", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("zero_points", ctypes.c_void_p),
+        ("errors", ctypes.c_void_p),
+    )
+
+
+class Tiles(ctypes.Structure):
+    """`laq_tiles`: where the codes of tiles lie, as rows of bytes and packed."""
+
+    _fields_ = (
+        ("n_tiles", ctypes.c_int64),
+        ("group_size", ctypes.c_int32),
+        ("bits", ctypes.c_void_p),
+        ("code_starts", ctypes.c_void_p),
+        ("stride", ctypes.c_int64),
+        ("payload_starts", ctypes.c_void_p),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """What runs packed matrices on this machine.
@@ -114,6 +163,10 @@ class Library:
         )
         self.run = functions.laq_run
         self.run.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+        functions.laq_errors.argtypes = (ctypes.POINTER(Source), ctypes.c_void_p)
+        functions.laq_round.argtypes = (ctypes.POINTER(Source), ctypes.POINTER(Rounding))
+        for name in ("laq_pack", "laq_unpack"):
+            getattr(functions, name).argtypes = (ctypes.POINTER(Tiles), ctypes.c_void_p, ctypes.c_void_p)
         functions.laq_read.argtypes = (ctypes.c_void_p, ctypes.c_int64)
         functions.laq_read.restype = ctypes.c_uint64
 
@@ -169,6 +222,24 @@ class Library:
         """
         raise_problem(self._functions.laq_check(ctypes.byref(matrix)), name=name)
 
+    def errors(self, source: Source, address: int) -> None:
+        """Write the least error of every group at every width; float32 [n_widths, n_groups, n_rows]."""
+        code = self._functions.laq_errors(ctypes.byref(source), address)
+        raise_problem(code, name="matrix to be searched")
+
+    def round(self, source: Source, rounding: Rounding) -> None:
+        """Search the scales of one group of columns and round it."""
+        code = self._functions.laq_round(ctypes.byref(source), ctypes.byref(rounding))
+        raise_problem(code, name="group to be rounded")
+
+    def pack(self, tiles: Tiles, codes: int, payload: int) -> None:
+        """Write the payload of tiles from their codes, given by their addresses."""
+        raise_problem(self._functions.laq_pack(ctypes.byref(tiles), codes, payload), name="tiles")
+
+    def unpack(self, tiles: Tiles, payload: int, codes: int) -> None:
+        """Write the codes of tiles from their payload."""
+        raise_problem(self._functions.laq_unpack(ctypes.byref(tiles), payload, codes), name="tiles")
+
     def read(self, address: int, size_bytes: int) -> int:
         """Read memory as fast as all threads can; returns the xor of its words."""
         return int(self._functions.laq_read(address, size_bytes))
@@ -195,6 +266,11 @@ def raise_problem(code: int, *, name: str) -> None:
         hint = f"activation_bits is 8 or 16, threads are 1 to {MAX_THREADS}"
         raise RequestError(f"{name}: {problem}", hint=hint)
     raise FormatError(f"{name}: {problem}", hint="the archive is damaged: copy or quantize it again")
+
+
+def widths(several: Sequence[tuple[int, int, int]]) -> ctypes.Array[Width]:
+    """Return widths (n_levels, first_step, last_step) side by side, as `Source` takes them."""
+    return (Width * len(several))(*(Width(*one) for one in several))
 
 
 def matrices(several: Sequence[Matrix]) -> ctypes.Array[Matrix]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from laq.core.packing import (
     LINE_BYTES,
     LOG_SCALE_BIAS,
     PackedTensor,
+    tile_offsets,
     tile_row_blocks,
 )
 from laq.core.permutation import inverse
@@ -36,6 +38,7 @@ SLOTS = 8
 """A brick row is 8 slots of 4 columns: four bytes feed one 32-bit lane of an integer dot product."""
 
 UInt8Array = npt.NDArray[np.uint8]
+PackCodes = Callable[[UInt8Array, TileGrid, npt.NDArray[np.int64], UInt8Array], UInt8Array]
 
 
 def pack_bricks(codes: UInt8Array, bits: int) -> UInt8Array:
@@ -95,25 +98,48 @@ def stored_order(bits: UInt8Array) -> npt.NDArray[np.int64]:
     return np.asarray(flat[bits.ravel()[flat] > 0])
 
 
-def pack(tensor: QTensor) -> PackedTensor:
-    """Return the bytes of a quantized matrix."""
+def pack_codes(
+    codes: UInt8Array, grid: TileGrid, order: npt.NDArray[np.int64], bits: UInt8Array
+) -> UInt8Array:
+    """Pack the stored tiles of a matrix one after the other.
+
+    Parameters
+    ----------
+    codes : uint8 [padded_rows, padded_columns]
+        Codes below 2 ** bits of their tile.
+    grid : TileGrid
+        Shape and group size.
+    order : int64 [n_stored]
+        Flat indices of the stored tiles.
+    bits : uint8 [n_stored]
+        Their widths.
+
+    Returns
+    -------
+    uint8 [payload_bytes]
+        Lines of bits.
+    """
+    tiles = _tiles(codes, grid)[order]
+    starts = tile_offsets(bits, grid)
+    payload = np.empty(int(starts[-1]), np.uint8)
+    for width in np.unique(bits):
+        which = np.flatnonzero(bits == width)
+        packed = pack_bricks(tiles[which], int(width)).reshape(len(which), -1)
+        payload[starts[which, None] + np.arange(packed.shape[1])] = packed
+    return payload
+
+
+def pack(tensor: QTensor, *, pack_codes: PackCodes = pack_codes) -> PackedTensor:
+    """Return the bytes of a quantized matrix; `pack_codes` may be another way to the same payload."""
     grid, bits = tensor.grid, CODE_BITS[tensor.choices]
     order = stored_order(bits)
     stored_bits = bits.ravel()[order]
-    tiles = _tiles(tensor.codes, grid)[order]
-    sizes = stored_bits.astype(np.int64) * (grid.tile_elements // 8)
-    ends = np.cumsum(sizes)
-    payload = np.empty(int(sizes.sum()), np.uint8)
-    for width in np.unique(stored_bits):
-        which = np.flatnonzero(stored_bits == width)
-        packed = pack_bricks(tiles[which], int(width)).reshape(len(which), -1)
-        payload[(ends - sizes)[which, None] + np.arange(packed.shape[1])] = packed
     row_bytes = bits.astype(np.int64).sum(1) * (grid.tile_elements // 8)
     scales, scale_base = _store_scales(tensor, order)
     return PackedTensor(
         grid=grid,
         scale_format=tensor.scale_format,
-        payload=payload,
+        payload=pack_codes(tensor.codes, grid, order, stored_bits),
         bits=stored_bits,
         groups=(order % grid.n_groups).astype(np.uint16),
         scales=scales,

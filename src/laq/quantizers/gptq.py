@@ -9,15 +9,14 @@ import torch
 from laq.core.errors import CalibrationError
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
-from laq.quantizers.common.clip_search import Grid, scale_floor, search
+from laq.quantizers.common.clip_search import scale_floor
+from laq.quantizers.common.engines import engine
 
 DAMPING = 0.01
 MAX_DAMPING = 1.0
+SOLVED_COLUMNS = 128
 CHUNK_ROWS = 4096
 """Rows quantized at a time: rows are independent, and a group of them stays in the second-level cache."""
-
-SUB_BLOCK = 16
-"""Columns between updates of the rest of a group: keeps the inner updates in cache."""
 
 
 @final
@@ -69,66 +68,56 @@ def _quantize_rows(
     group_size = len(remaining) // groups
     codes = torch.empty(remaining.shape, dtype=torch.uint8)
     scales, zeros = [], torch.empty((groups, rows))
-    floor = scale_floor(remaining)
+    rounding, floor = engine(), scale_floor(remaining)
     for group in range(groups):
         here = slice(group * group_size, (group + 1) * group_size)
-        block = remaining[here]
-        weights = feedback.column_weights[here]
-        grid = search(block, n_levels[group], weights, floor=floor, scale_format=scale_format)
-        errors = _round_group(block, factor[here, here], grid, n_levels[group] - 1, codes[here])
+        rounded = rounding.round(
+            remaining[here],
+            n_levels[group],
+            feedback.column_weights[here],
+            floor=floor,
+            factor=factor[here, here],
+            scale_format=scale_format,
+        )
         if here.stop < len(remaining):
-            remaining[here.stop :].addmm_(factor[here, here.stop :].T, errors, alpha=-1)
-        scales.append(grid.stored)
-        zeros[group] = grid.zero_points
+            remaining[here.stop :].addmm_(factor[here, here.stop :].T, rounded.errors, alpha=-1)
+        codes[here], zeros[group] = rounded.codes, rounded.zero_points
+        scales.append(rounded.scales)
     return Codes(codes, torch.stack(scales), zeros)
 
 
 def inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
     """Return the upper Cholesky factor of the damped inverse; float32 [columns, columns].
 
-    With the order reversed, H = R R' for an upper R, and the factor of the inverse is R^-1: one
-    factorization and one triangular solve. Damping starts at 1 % of the mean diagonal and rises tenfold
-    until the matrix is positive definite.
+    With the order of columns reversed, H = L L' for a lower L, and the factor of the inverse is L^-1 in the
+    first order: one factorization and one triangular solve. Damping starts at 1 % of the mean diagonal and
+    rises tenfold until the matrix is positive definite.
 
     Raises
     ------
     CalibrationError
         If not even a damping of 100 % suffices.
     """
-    exact = hessian.double()
-    mean = exact.diagonal().mean().clamp(min=1e-30)
-    identity = torch.eye(len(exact), dtype=torch.float64)
+    reverse = hessian.double().flip(0, 1)
+    mean = reverse.diagonal().mean().clamp(min=1e-30)
     damping = DAMPING
     while damping <= MAX_DAMPING:
-        lower, failed = torch.linalg.cholesky_ex((exact + identity * (damping * mean)).flip(0, 1))
+        damped = reverse.clone()
+        damped.diagonal().add_(damping * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
-            factor: torch.Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-            return factor.float()
+            return _inverse_of_lower(lower).float().flip(0, 1)
         damping *= 10
     raise CalibrationError("hessian is not positive definite even with 100 % damping", hint="raise --tokens")
 
 
-def _round_group(
-    block: torch.Tensor, factor: torch.Tensor, grid: Grid, top: torch.Tensor, codes: torch.Tensor
-) -> torch.Tensor:
-    """Round the columns of one group in place; return their scaled errors [group_size, rows]."""
-    group_size = len(block)
-    zero_points = grid.zero_points
-    inverse_scales = grid.scales.reciprocal()
-    inverse_diagonal = factor.diagonal().reciprocal().tolist()
-    errors = torch.empty_like(block)
-    centred = torch.empty_like(block)
-    for start in range(0, group_size, SUB_BLOCK):
-        stop = min(start + SUB_BLOCK, group_size)
-        for j in range(start, stop):
-            column = block[j]
-            code = torch.addcmul(zero_points, column, inverse_scales, out=centred[j]).round_().clamp_(min=0)
-            torch.minimum(code, top, out=code).sub_(zero_points)
-            error = torch.addcmul(column, code, grid.scales, value=-1, out=errors[j])
-            error.mul_(inverse_diagonal[j])
-            if j + 1 < stop:
-                block[j + 1 : stop].addr_(factor[j, j + 1 : stop], error, alpha=-1)
-        if stop < group_size:
-            block[stop:].addmm_(factor[start:stop, stop:].T, errors[start:stop], alpha=-1)
-    codes.copy_(centred.add_(zero_points))
-    return errors
+def _inverse_of_lower(lower: torch.Tensor) -> torch.Tensor:
+    """Invert a lower triangular matrix, some columns at a time: above each block of them all is zero."""
+    n = len(lower)
+    inverse = torch.zeros_like(lower)
+    for start in range(0, n, SOLVED_COLUMNS):
+        size = min(SOLVED_COLUMNS, n - start)
+        unit = torch.eye(n - start, size, dtype=lower.dtype)
+        below = torch.linalg.solve_triangular(lower[start:, start:], unit, upper=False)
+        inverse[start:, start : start + size] = below
+    return inverse

@@ -8,7 +8,8 @@ import torch
 
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
-from laq.quantizers.common.clip_search import scale_floor, search
+from laq.quantizers.common.clip_search import scale_floor
+from laq.quantizers.common.engines import engine
 
 
 @final
@@ -31,11 +32,11 @@ class RoundToNearest(Quantizer):
         weights = feedback.column_weights.view(groups, -1)
         codes = torch.empty(blocks.shape, dtype=torch.uint8)
         scales, zeros = [], torch.empty((groups, rows))
-        floor = scale_floor(weight)
+        rounding, floor = engine(), scale_floor(weight)
         for group, block in enumerate(blocks):
-            grid = search(block, n_levels[group], weights[group], floor=floor, scale_format=scale_format)
-            rounded = (block / grid.scales).add_(grid.zero_points).round_()
-            codes[group] = torch.clamp(rounded, torch.zeros(()), n_levels[group] - 1).to(torch.uint8)
-            scales.append(grid.stored)
-            zeros[group] = grid.zero_points
+            rounded = rounding.round(
+                block, n_levels[group], weights[group], floor=floor, factor=None, scale_format=scale_format
+            )
+            codes[group], zeros[group] = rounded.codes, rounded.zero_points
+            scales.append(rounded.scales)
         return Codes(codes.view(weight.shape), torch.stack(scales), zeros)

@@ -9,6 +9,8 @@ import torch
 from torch.autograd import forward_ad
 
 from laq.core.errors import RequestError
+from laq.core.groups import TILE_ROWS
+from laq.core.packing import LINE_BYTES
 from laq.kernels import native
 
 TYPES = {torch.float32: native.FLOAT32, torch.bfloat16: native.BFLOAT16, torch.float16: native.FLOAT16}
@@ -27,6 +29,11 @@ def can_run(inputs: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
         and forward_ad._current_level < 0  # forward-mode derivatives ride on the tensor, unseen by a pointer
         and has_kernels()
     )
+
+
+def can_unpack(payload: torch.Tensor) -> bool:
+    """Say whether the native kernels take the lines of a packed weight."""
+    return payload.device.type == "cpu" and has_kernels() and not is_recorded()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch left it untyped
@@ -146,3 +153,35 @@ def call_rows(
     code = library.rows(matrix, stored.data_ptr(), stored.numel(), out.data_ptr(), TYPES[dtype])
     native.raise_problem(code, name="embedding")
     return out
+
+
+def call_unpack(payload: torch.Tensor, first_lines: torch.Tensor, bits: int, group_size: int) -> torch.Tensor:
+    """Return the codes of tiles of one width; uint8 [n, 16, group_size].
+
+    Parameters
+    ----------
+    payload : uint8 [lines, 64]
+        Of a checked matrix.
+    first_lines : int64 [n]
+        Where each tile starts.
+    bits : int
+        Their width.
+    group_size : int
+        Columns of a tile.
+    """
+    library = native.library()
+    assert library is not None
+    n = len(first_lines)
+    codes = torch.empty((n, TILE_ROWS, group_size), dtype=torch.uint8)
+    widths = torch.full((n,), bits, dtype=torch.uint8)
+    code_starts, payload_starts = torch.arange(n) * (TILE_ROWS * group_size), first_lines * LINE_BYTES
+    tiles = native.Tiles(
+        n_tiles=n,
+        group_size=group_size,
+        bits=widths.data_ptr(),
+        code_starts=code_starts.data_ptr(),
+        stride=group_size,
+        payload_starts=payload_starts.data_ptr(),
+    )
+    library.unpack(tiles, payload.data_ptr(), codes.data_ptr())
+    return codes

@@ -20,6 +20,7 @@ from laq.core.scheme import ScaleFormat
 from laq.kernels import native
 from laq.kernels.torch_decode import decode_bricks, decode_zero_points
 from laq.runtime.arena import Arena, Memory
+from laq.runtime.calls import call_unpack, can_unpack
 
 DECODE_ELEMENTS = 1 << 21
 """Weights decoded at a time: bounds the float32 temporary to 8 MB."""
@@ -291,6 +292,9 @@ class PackedWeight(nn.Module):
         return before * (self.grid.tile_elements // (8 * LINE_BYTES)), before * (TILE_ROWS // 8)
 
     def _codes(self, first_lines: torch.Tensor, bits: int) -> torch.Tensor:
+        if can_unpack(self.payload):
+            self.matrix()  # checked: the kernels trust widths
+            return call_unpack(self.payload, first_lines, bits, self.grid.group_size)
         n_lines = bits * self.grid.tile_elements // (8 * LINE_BYTES)
         index = first_lines[:, None] + torch.arange(n_lines, device=first_lines.device)
         return decode_bricks(self.payload[index].view(len(first_lines), -1, bits, LINE_BYTES), bits)

@@ -12,20 +12,21 @@ import numpy.typing as npt
 import torch
 
 from laq.core.formats import CANDIDATES
+from laq.core.formats.integer import INT2, INT4
 from laq.core.groups import TILE_ROWS
 from laq.core.importance import FLOOR_SUPPORT, Importance
 from laq.core.permutation import IndexArray
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Feedback, Quantizer
-from laq.quantizers.common.clip_search import dequantize_columns, scale_floor, search
+from laq.quantizers.common.clip_search import dequantize_columns, scale_floor
+from laq.quantizers.common.engines import engine
 from laq.quantizers.common.sorting import SortedWeight
 
-CORRECTION_BITS = (2, 4)
+CORRECTION_CHOICES = (CANDIDATES.index(INT2), CANDIDATES.index(INT4))
+CORRECTION_BITS = (INT2.code_bits, INT4.code_bits)
 """Widths at which error feedback is run; in between the gain is interpolated."""
 
 CORRECTION_ROW_BLOCKS = 6
-CHUNK_ROWS = 4096
-"""Rows measured at a time: a group of them stays in the second-level cache."""
 
 
 def tile_losses(
@@ -42,7 +43,7 @@ def tile_losses(
     Formats under two bits are infinite where the statistics do not support them.
     """
     losses = _rounding_losses(weight, feedback, scale_format)
-    losses *= _correction(weight, quantizer, feedback, scale_format)[:, None, None]
+    losses *= _correction(weight, quantizer, feedback, losses, scale_format)[:, None, None]
     unsupported = _unsupported(weight, importance, columns)
     for index, candidate in enumerate(CANDIDATES):
         if candidate.n_levels < 4:
@@ -55,60 +56,50 @@ def _rounding_losses(
 ) -> npt.NDArray[np.float32]:
     """Losses of independent rounding errors under the quantizer's own column weights."""
     grid = weight.grid
-    column_weights = feedback.column_weights
-    losses = np.empty((len(CANDIDATES), grid.n_row_blocks, grid.n_groups), np.float32)
-    for start in range(0, grid.padded_rows, CHUNK_ROWS):
-        rows = weight.rows[start : start + CHUNK_ROWS]
-        blocks = slice(start // TILE_ROWS, start // TILE_ROWS + len(rows) // TILE_ROWS)
-        floor = scale_floor(weight.matrix[:, start : start + CHUNK_ROWS])
-        for group in range(grid.n_groups):
-            here = slice(group * grid.group_size, (group + 1) * grid.group_size)
-            block = weight.matrix[here, start : start + CHUNK_ROWS].contiguous()
-            for index, candidate in enumerate(CANDIDATES):
-                n_levels = torch.full((len(rows),), float(candidate.n_levels))
-                found = search(block, n_levels, column_weights[here], floor=floor, scale_format=scale_format)
-                losses[index, blocks, group] = (0.5 * rows * found.error).view(-1, TILE_ROWS).sum(1).numpy()
-    return losses
+    errors = engine().errors(
+        weight.matrix,
+        feedback.column_weights,
+        group_size=grid.group_size,
+        floor=scale_floor(weight.matrix),
+        scale_format=scale_format,
+    )
+    by_tile = errors.mul_(0.5 * weight.rows).view(-1, grid.n_groups, grid.n_row_blocks, TILE_ROWS).sum(3)
+    return np.ascontiguousarray(by_tile.transpose(1, 2).numpy())
 
 
 def _correction(
-    weight: SortedWeight, quantizer: Quantizer, feedback: Feedback, scale_format: ScaleFormat
+    weight: SortedWeight,
+    quantizer: Quantizer,
+    feedback: Feedback,
+    losses: npt.NDArray[np.float32],
+    scale_format: ScaleFormat,
 ) -> npt.NDArray[np.float32]:
     """Measured over predicted loss, from two widths on a sample of row blocks; [n_candidates]."""
     n_blocks = weight.grid.n_row_blocks
     picked = np.unique(np.linspace(0, n_blocks - 1, min(CORRECTION_ROW_BLOCKS, n_blocks)).astype(np.int64))
     index = torch.from_numpy((picked[:, None] * TILE_ROWS + np.arange(TILE_ROWS)).ravel())
     sample = SortedWeight(weight.grid, weight.matrix[:, index], weight.hessian, weight.rows[index], None)
-    ratios = _feedback_ratios(sample, quantizer, feedback, scale_format)
+    measured = _losses_with_feedback(sample, quantizer, feedback, scale_format)
+    predicted = losses[list(CORRECTION_CHOICES)][:, picked].sum((1, 2), dtype=np.float64)
+    if not (predicted > 0).all() or not (measured > 0).all():
+        return np.ones(len(CANDIDATES), np.float32)
     widths = np.array([max(candidate.code_bits, 1) for candidate in CANDIDATES])
-    return np.asarray(np.exp(np.interp(widths, CORRECTION_BITS, np.log(ratios))), np.float32)
+    ratios = np.interp(widths, CORRECTION_BITS, np.log(measured / predicted))
+    return np.asarray(np.exp(ratios), np.float32)
 
 
-def _feedback_ratios(
+def _losses_with_feedback(
     sample: SortedWeight, quantizer: Quantizer, feedback: Feedback, scale_format: ScaleFormat
 ) -> npt.NDArray[np.float64]:
-    """Loss under the full hessian over the sum of independent rounding errors, at each correction width."""
-    grid, n = sample.grid, sample.matrix.shape[1]
-    levels = torch.tensor([float(1 << bits) for bits in CORRECTION_BITS]).repeat_interleave(n)
-    both = sample.matrix.repeat(1, len(CORRECTION_BITS))
-    n_levels = levels.expand(grid.n_groups, -1).contiguous()
+    """Loss of the sample under the full hessian, after the quantizer itself, at each correction width."""
+    n = sample.matrix.shape[1]
+    levels = torch.tensor([float(CANDIDATES[choice].n_levels) for choice in CORRECTION_CHOICES])
+    both = sample.matrix.repeat(1, len(CORRECTION_CHOICES))
+    n_levels = levels.repeat_interleave(n).expand(sample.grid.n_groups, -1).contiguous()
     codes = quantizer.quantize(both, feedback, n_levels, scale_format=scale_format)
     error = dequantize_columns(codes.codes, codes.scales, codes.zero_points, scale_format) - both
-    measured = ((sample.hessian @ error) * error).sum(0)
-    column_weights = feedback.column_weights.view(grid.n_groups, -1)
-    expected = torch.zeros_like(measured)
-    floor = scale_floor(both)
-    for group, block in enumerate(both.view(grid.n_groups, grid.group_size, -1)):
-        weights = column_weights[group]
-        expected += search(block, n_levels[group], weights, floor=floor, scale_format=scale_format).error
-    weighted = sample.rows.repeat(len(CORRECTION_BITS))
-    totals = [
-        (weighted * loss).view(len(CORRECTION_BITS), n).sum(1).double().numpy()
-        for loss in (measured, expected)
-    ]
-    if not (totals[1] > 0).all() or not (totals[0] > 0).all():
-        return np.ones(len(CORRECTION_BITS))
-    return np.asarray(totals[0] / totals[1])
+    by_row = ((sample.hessian @ error) * error).sum(0).view(len(CORRECTION_CHOICES), n)
+    return np.asarray((0.5 * sample.rows * by_row).sum(1).double().numpy())
 
 
 def _unsupported(

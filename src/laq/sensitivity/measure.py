@@ -41,6 +41,16 @@ class _Encoding:
     scale_format: ScaleFormat
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What weights that share an input share: the key and order of columns, and what was derived in it."""
+
+    key: str
+    columns: IndexArray | None
+    hessian: torch.Tensor
+    feedback: Feedback
+
+
 def measure_weights(
     network: Network, stats: Stats, quantizer: Quantizer, *, group_size: int, scale_format: ScaleFormat
 ) -> Measured:
@@ -80,18 +90,18 @@ def _measure_family(
 ) -> Measured:
     """Measure weights that share an input: one factor, one order of columns."""
     key = f"{stats.uses_of(family[0].name)[0].columns}.column_permutation"
-    order: IndexArray | None = None
-    feedback: Feedback | None = None
+    shared: _Shared | None = None
     curves = []
     for weight in family:
         importance = importance_of(stats, weight.name)
-        if feedback is None:
-            order = column_order(importance) if _worth_sorting_columns(family, encoding.group_size) else None
-            grid = TileGrid(*weight.shape, encoding.group_size)
-            feedback = encoding.quantizer.prepare(sorted_hessian(importance, grid, order))
-        values = network.weight(weight.name)
-        curves.append(_measure(weight, values, importance, feedback, encoding, order=(key, order)))
-    return Measured(tuple(curves), {} if order is None else {key: order})
+        if shared is None:
+            sorts = _worth_sorting_columns(family, encoding.group_size)
+            columns = column_order(importance) if sorts else None
+            hessian = sorted_hessian(importance, TileGrid(*weight.shape, encoding.group_size), columns)
+            shared = _Shared(key, columns, hessian, encoding.quantizer.prepare(hessian))
+        curves.append(_measure(weight, network.weight(weight.name), importance, shared, encoding))
+    assert shared is not None
+    return Measured(tuple(curves), {} if shared.columns is None else {key: shared.columns})
 
 
 def group_by_input(weights: Sequence[WeightRef], stats: Stats) -> list[list[WeightRef]]:
@@ -109,27 +119,20 @@ def _worth_sorting_columns(family: Sequence[WeightRef], group_size: int) -> bool
 
 
 def _measure(
-    weight: WeightRef,
-    values: torch.Tensor,
-    importance: Importance,
-    feedback: Feedback,
-    encoding: _Encoding,
-    *,
-    order: tuple[str, IndexArray | None],
+    weight: WeightRef, values: torch.Tensor, importance: Importance, shared: _Shared, encoding: _Encoding
 ) -> WeightCurves:
-    grid = TileGrid(*weight.shape, encoding.group_size)
-    key, columns = order
+    grid, columns = TileGrid(*weight.shape, encoding.group_size), shared.columns
     rows = row_order(values, importance) if _worth_sorting_rows(grid) else None
-    sorted_weight = sort_weight(values, importance, grid, rows=rows, columns=columns)
+    sorted_weight = sort_weight(values, importance, grid, hessian=shared.hessian, rows=rows, columns=columns)
     losses = tile_losses(
         sorted_weight,
         encoding.quantizer,
-        feedback,
+        shared.feedback,
         importance,
         columns=columns,
         scale_format=encoding.scale_format,
     )
-    return WeightCurves(weight.name, grid, losses, rows, key if columns is not None else "")
+    return WeightCurves(weight.name, grid, losses, rows, shared.key if columns is not None else "")
 
 
 def _worth_sorting_rows(grid: TileGrid) -> bool:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from laq.core.importance import importance_of
 from laq.core.packing import PackedTensor
+from laq.core.permutation import IndexArray
 from laq.core.plan import Plan, WeightPlan
 from laq.core.progress import track
 from laq.core.stats import Stats
-from laq.kernels.reference import pack
+from laq.kernels.packing import pack
 from laq.networks.module import Network
 from laq.quantizers import QUANTIZERS, Feedback, Quantizer
 from laq.quantizers.common.encode import encode
-from laq.quantizers.common.sorting import SortedWeight, sort_weight
+from laq.quantizers.common.sorting import SortedWeight, sort_weight, sorted_hessian
 from laq.quantizers.common.workers import side_by_side
 
 
@@ -39,12 +40,24 @@ def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[d
     by_name = [{weight.name: weight for weight in plan.weights} for plan in plans]
 
     def family_of(names: Sequence[str]) -> list[dict[str, PackedTensor]]:
-        feedback: Feedback | None = None
+        importances = {name: importance_of(stats, name) for name in names}
+        first = by_name[0][names[0]]
+        hessian = sorted_hessian(importances[names[0]], first.grid, _columns(plans[0], first))
+        feedback = quantizer.prepare(hessian)
         results: list[dict[str, PackedTensor]] = []
         for plan, weights in zip(plans, by_name, strict=True):
             mine = [weights[name] for name in names]
-            matrices = [_sorted(network, plan, weight, stats) for weight in mine]
-            feedback = feedback or quantizer.prepare(matrices[0].hessian)
+            matrices = [
+                sort_weight(
+                    network.weight(weight.name),
+                    importances[weight.name],
+                    weight.grid,
+                    hessian=hessian,
+                    rows=weight.row_permutation,
+                    columns=_columns(plan, weight),
+                )
+                for weight in mine
+            ]
             results.append(_encode(mine, matrices, plan, quantizer, feedback))
         return results
 
@@ -63,11 +76,8 @@ def _families(plan: Plan, stats: Stats) -> list[list[str]]:
     return list(families.values())
 
 
-def _sorted(network: Network, plan: Plan, weight: WeightPlan, stats: Stats) -> SortedWeight:
-    columns = plan.column_permutations[weight.column_order] if weight.column_order else None
-    importance = importance_of(stats, weight.name)
-    values = network.weight(weight.name)
-    return sort_weight(values, importance, weight.grid, rows=weight.row_permutation, columns=columns)
+def _columns(plan: Plan, weight: WeightPlan) -> IndexArray | None:
+    return plan.column_permutations[weight.column_order] if weight.column_order else None
 
 
 def _encode(
@@ -77,7 +87,7 @@ def _encode(
     quantizer: Quantizer,
     feedback: Feedback,
 ) -> dict[str, PackedTensor]:
-    columns = plan.column_permutations[weights[0].column_order] if weights[0].column_order else None
+    columns = _columns(plan, weights[0])
     choices = [weight.choices for weight in weights]
     tensors = encode(matrices, choices, quantizer, feedback, columns=columns, scale_format=plan.scale_format)
     return {weight.name: pack(tensor) for weight, tensor in zip(weights, tensors, strict=True)}

@@ -1,4 +1,8 @@
-"""Scale and zero point of a group: the clip search that measurement and every encoder share."""
+"""Scale and zero point of a group: the clip search that measurement and every encoder share.
+
+This is its definition. The native kernels round every product and sum as it is rounded here, in the same
+order and without fused operations, so that both give the same bits.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,17 @@ from laq.core.groups import TILE_ROWS
 from laq.core.qtensor import LOG_STEPS, NARROW_BITS
 from laq.core.scheme import ScaleFormat
 
-SHRINK_STEPS = {2: (0, 9), 3: (1, 9), 4: (2, 9), 8: (0, 6), 16: (0, 5), 32: (0, 4), 64: (0, 3), 256: (0, 2)}
+SHRINK_STEPS = {
+    1: (0, 1),
+    2: (0, 9),
+    3: (1, 9),
+    4: (0, 9),
+    8: (0, 6),
+    16: (0, 5),
+    32: (0, 4),
+    64: (0, 3),
+    256: (0, 2),
+}
 """Eighths of an octave by which the range is tried smaller, by number of levels: [first, last).
 
 Few levels want a range far inside of the extremes (4 levels on a Gaussian: 0.62 of it); 256 want all of it.
@@ -24,6 +38,13 @@ MAX_SPAN = 240
 
 DYNAMIC_OCTAVES = 20
 """Octaves below a row block's largest weight at which a smaller scale gains nothing."""
+
+FACTORS = torch.exp2(torch.arange(LOG_STEPS, dtype=torch.float64) / LOG_STEPS).float()
+"""2 ** (step / 8) within an octave."""
+
+MANTISSA = (1 << 23) - 1
+N_SUMS = 8
+"""Running sums of an error, one for every eighth column: vectors add faster side by side than in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +71,7 @@ class Grid:
 
 def search(
     block: torch.Tensor,
-    n_levels: torch.Tensor,
+    n_levels: int,
     column_weights: torch.Tensor,
     *,
     floor: torch.Tensor,
@@ -58,32 +79,32 @@ def search(
 ) -> Grid:
     """Find the scale and zero point of least weighted error for each row of a group.
 
-    block : [group_size, rows], float32        n_levels : [rows], float32
+    block : [group_size, rows], float32        n_levels : a key of `SHRINK_STEPS`
     column_weights : [group_size], float32        floor : [rows], float32, see `scale_floor`
 
     The widest scale covers the range (a log scale is rounded up, never down: rounding down clips); smaller
     ones follow in steps of 1/8 octave. Zero points are the two legal ones around the exact one.
     """
+    if n_levels == 1:
+        return _absent(block, column_weights, scale_format)
     low, high = block.amin(0).clamp_(max=0), block.amax(0).clamp_(min=0)
-    top = (n_levels - 1).clamp(min=1)
+    top = torch.tensor(float(n_levels - 1))
     span = high - low
-    widest = torch.ceil(LOG_STEPS * torch.log2(span / top))
-    widest = torch.minimum(torch.maximum(widest, floor), floor + MAX_SPAN)
-    first, last = _steps(n_levels)
-    zeros = _zero_point_candidates(torch.where(span > 0, -low / span * top, _whole_zero(n_levels)), n_levels)
+    exact = span / top
+    widest = torch.minimum(torch.maximum(_steps_up(exact), floor), floor + MAX_SPAN)
+    zeros = _zero_point_candidates((0 - low) / span * top, span > 0, n_levels)
     best: Grid | None = None
-    for step in range(first, last):
-        scales, stored = _candidate_scale(torch.maximum(widest - step, floor), span / top, step, scale_format)
-        scaled = block / scales
+    for step in range(*SHRINK_STEPS[n_levels]):
+        scales, stored = _candidate_scale(torch.maximum(widest - step, floor), exact, step, scale_format)
+        scaled = block * scales.reciprocal()
         squared_scales = scales * scales
         for zero in zeros:
             shifted = scaled + zero
-            difference = shifted.round().clamp_(min=0)
-            difference = torch.minimum(difference, top).sub_(shifted)
-            error = (column_weights @ difference.square_()).mul_(squared_scales)
+            difference = shifted.round().clamp_(min=0, max=n_levels - 1).sub_(shifted)
+            error = _weighted_sum_(difference, column_weights).mul_(squared_scales)
             best = _better(best, Grid(scales, stored, zero, error))
     assert best is not None
-    return _without_absent(best, block, n_levels, column_weights)
+    return best
 
 
 def scale_floor(matrix: torch.Tensor) -> torch.Tensor:
@@ -92,42 +113,50 @@ def scale_floor(matrix: torch.Tensor) -> torch.Tensor:
     Far below the largest weight of its row block a finer scale gains nothing, and a row block's scales must
     lie within the 32 octaves that one byte spans.
     """
-    largest = matrix.abs().amax(0).view(-1, TILE_ROWS).amax(1)
-    steps = torch.where(largest > 0, LOG_STEPS * (torch.log2(largest) - DYNAMIC_OCTAVES), ZERO_LOG_SCALE)
-    return steps.floor().clamp_(MIN_LOG_SCALE, MAX_LOG_SCALE).repeat_interleave(TILE_ROWS)
+    largest = torch.maximum(matrix.amax(0), -matrix.amin(0)).view(-1, TILE_ROWS).amax(1)
+    steps = torch.where(largest > 0, _steps_up(largest) - LOG_STEPS * DYNAMIC_OCTAVES, ZERO_LOG_SCALE)
+    return steps.clamp_(MIN_LOG_SCALE, MAX_LOG_SCALE).repeat_interleave(TILE_ROWS)
 
 
-def _zero_point_candidates(exact: torch.Tensor, n_levels: torch.Tensor) -> list[torch.Tensor]:
-    """Legal zero points around the exact one; the nearest alone for wide codes and for up to three levels."""
-    top = n_levels - 1
+def _steps_up(values: torch.Tensor) -> torch.Tensor:
+    """Return the smallest n with 2 ** (n / 8) >= value, as float32; below every floor for tiny ones and zero.
+
+    Read from the bits of a float32: logarithms differ between libraries.
+    """
+    bits = values.view(torch.int32)
+    above = (bits & MANTISSA)[:, None] > (FACTORS.view(torch.int32) & MANTISSA)
+    return (((bits >> 23) - 127) * LOG_STEPS + above.sum(1)).float()
+
+
+def _weighted_sum_(difference: torch.Tensor, column_weights: torch.Tensor) -> torch.Tensor:
+    """Return the sum over columns of weight x squared difference, in a fixed order; overwrites it.
+
+    difference : [group_size, rows]        Returns [rows]
+    """
+    weighted = difference.square_().mul_(column_weights[:, None]).view(-1, N_SUMS, difference.shape[1])
+    sums = weighted[0]
+    for part in weighted[1:]:
+        sums.add_(part)
+    while len(sums) > 1:
+        half = len(sums) // 2
+        sums = sums[:half].add_(sums[half:])
+    return sums[0]
+
+
+def _zero_point_candidates(exact: torch.Tensor, has_span: torch.Tensor, n_levels: int) -> list[torch.Tensor]:
+    """Legal zero points around the exact one; the nearest alone for wide codes and for up to three levels.
+
+    Without a span it is a legal whole number: a group of zeros stays exactly zero.
+    """
+    n_codes = 4 if n_levels == 3 else n_levels  # zero points are as wide as the codes; 3 levels take two bits
     narrow = n_levels <= NARROW_LEVELS
-    step = torch.where(narrow, 0.5, 1.0)
-    lowest = torch.where(narrow, _lowest_half(n_levels), 0.0)
-    highest = torch.where(narrow, lowest + 0.5 * (_n_codes(n_levels) - 1), top)
-    nearest = (exact / step).round() * step
-    if not bool(((n_levels > 3) & narrow).any()):
-        return [torch.minimum(torch.maximum(nearest, lowest), highest)]
-    below = (exact / step).floor() * step
-    return [torch.minimum(torch.maximum(zero, lowest), highest) for zero in (below, below + step)]
-
-
-def _whole_zero(n_levels: torch.Tensor) -> torch.Tensor:
-    """A legal whole zero point: a group of zeros stays exactly zero."""
-    return torch.where(n_levels <= NARROW_LEVELS, (_n_codes(n_levels) / 4).floor(), 0.0)
-
-
-def _n_codes(n_levels: torch.Tensor) -> torch.Tensor:
-    """Zero points are as wide as the codes: 2 ** code_bits; three levels take two bits."""
-    return torch.where(n_levels == 3, 4.0, n_levels)
-
-
-def _lowest_half(n_levels: torch.Tensor) -> torch.Tensor:
-    return (_n_codes(n_levels) / 2 - 1) / 2
-
-
-def _steps(n_levels: torch.Tensor) -> tuple[int, int]:
-    bounds = [SHRINK_STEPS[int(n)] for n in torch.unique(n_levels).tolist() if n > 1]
-    return (min(b[0] for b in bounds), max(b[1] for b in bounds)) if bounds else (0, 1)
+    step, lowest = (0.5, (n_codes / 2 - 1) / 2) if narrow else (1.0, 0.0)
+    highest = lowest + step * (n_codes - 1)
+    steps = torch.where(has_span, exact, n_codes // 4 if narrow else 0) / step
+    if n_levels > 3 and narrow:
+        below = steps.floor() * step
+        return [below.clamp(lowest, highest), (below + step).clamp_(lowest, highest)]
+    return [(steps.round() * step).clamp_(lowest, highest)]
 
 
 def _candidate_scale(
@@ -141,10 +170,9 @@ def _candidate_scale(
 
 def decode_log_scales(steps: torch.Tensor) -> torch.Tensor:
     """Return 2 ** (step / 8) as `laq.core.qtensor.decode_scales` does, to the bit."""
-    factors = torch.exp2(torch.arange(LOG_STEPS, dtype=torch.float64) / LOG_STEPS).float()
     whole = steps.to(torch.int32)
     octave = torch.div(whole, LOG_STEPS, rounding_mode="floor")
-    return torch.ldexp(factors[(whole - octave * LOG_STEPS).long()], octave)
+    return torch.ldexp(FACTORS[(whole - octave * LOG_STEPS).long()], octave)
 
 
 def _better(best: Grid | None, candidate: Grid) -> Grid:
@@ -159,21 +187,11 @@ def _better(best: Grid | None, candidate: Grid) -> Grid:
     )
 
 
-def _without_absent(
-    grid: Grid, block: torch.Tensor, n_levels: torch.Tensor, column_weights: torch.Tensor
-) -> Grid:
-    """Rows with one level are absent: everything becomes zero."""
-    absent = n_levels <= 1
-    if not bool(absent.any()):
-        return grid
-    energy = column_weights @ block.square()
-    zero = torch.zeros((), dtype=torch.float32)
-    return Grid(
-        scales=torch.where(absent, torch.ones(()), grid.scales),
-        stored=torch.where(absent, torch.zeros((), dtype=grid.stored.dtype), grid.stored),
-        zero_points=torch.where(absent, zero, grid.zero_points),
-        error=torch.where(absent, energy, grid.error),
-    )
+def _absent(block: torch.Tensor, column_weights: torch.Tensor, scale_format: ScaleFormat) -> Grid:
+    """One level: everything becomes zero."""
+    zeros = torch.zeros(block.shape[1])
+    stored = zeros.to(torch.int16 if scale_format is ScaleFormat.LOG8 else torch.float16)
+    return Grid(zeros + 1, stored, zeros, _weighted_sum_(block.clone(), column_weights))
 
 
 def dequantize_columns(

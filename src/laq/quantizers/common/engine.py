@@ -1,0 +1,71 @@
+"""What searches scales and rounds groups: the contract of the torch definition and of the native kernels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from laq.core.scheme import ScaleFormat
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedGroup:
+    """What rounding one group of columns gives.
+
+    Parameters
+    ----------
+    codes : uint8 [group_size, rows]
+        Unsigned codes.
+    scales : int16 (log steps) or float16 [rows]
+        As stored.
+    zero_points : float32 [rows]
+        See `laq.core.qtensor`.
+    errors : float32 [group_size, rows]
+        Rounding errors over the factor's diagonal; empty without a factor.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zero_points: torch.Tensor
+    errors: torch.Tensor
+
+
+class Engine(ABC):
+    """All engines give the same bits, whatever the number of threads."""
+
+    @abstractmethod
+    def errors(
+        self,
+        matrix: torch.Tensor,
+        column_weights: torch.Tensor,
+        *,
+        group_size: int,
+        floor: torch.Tensor,
+        scale_format: ScaleFormat,
+    ) -> torch.Tensor:
+        """Return the least weighted squared error of every group at every candidate format.
+
+        matrix : [columns, rows], float32, whole tiles        column_weights : [columns], float32
+        floor : [rows], float32, see `laq.quantizers.common.clip_search.scale_floor`
+        Returns float32 [n_candidates, n_groups, rows]
+        """
+
+    @abstractmethod
+    def round(
+        self,
+        block: torch.Tensor,
+        n_levels: torch.Tensor,
+        column_weights: torch.Tensor,
+        *,
+        floor: torch.Tensor,
+        factor: torch.Tensor | None,
+        scale_format: ScaleFormat,
+    ) -> RoundedGroup:
+        """Search the scales of one group of columns and round it.
+
+        block : [group_size, rows], float32        column_weights : [group_size], float32
+        n_levels : [rows], float32, the same for the 16 rows of a tile; levels of the candidate formats
+        factor : [group_size, group_size], float32, how errors spread; None without feedback
+        """

@@ -1,0 +1,103 @@
+"""Searching and rounding by the native kernels."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+
+from laq.core.formats import CANDIDATES
+from laq.core.groups import TILE_ROWS
+from laq.core.scheme import ScaleFormat
+from laq.kernels import native
+from laq.quantizers.common.clip_search import SHRINK_STEPS
+from laq.quantizers.common.engine import Engine, RoundedGroup
+
+LEVELS = torch.tensor([float(candidate.n_levels) for candidate in CANDIDATES])
+WIDTHS = native.widths([(candidate.n_levels, *SHRINK_STEPS[candidate.n_levels]) for candidate in CANDIDATES])
+
+
+@final
+class NativeEngine(Engine):
+    """csrc/search.hpp, on the pool of threads; the same bits as `TorchEngine`.
+
+    Parameters
+    ----------
+    library : Library
+        The native kernels.
+    """
+
+    def __init__(self, library: native.Library) -> None:
+        self._library = library
+
+    def errors(
+        self,
+        matrix: torch.Tensor,
+        column_weights: torch.Tensor,
+        *,
+        group_size: int,
+        floor: torch.Tensor,
+        scale_format: ScaleFormat,
+    ) -> torch.Tensor:
+        """See `Engine.errors`."""
+        matrix, column_weights = matrix.contiguous(), column_weights.contiguous()
+        result = torch.empty(len(CANDIDATES), len(matrix) // group_size, matrix.shape[1])
+        source = _source(matrix, column_weights, group_size, floor, scale_format)
+        self._library.errors(source, result.data_ptr())
+        return result
+
+    def round(
+        self,
+        block: torch.Tensor,
+        n_levels: torch.Tensor,
+        column_weights: torch.Tensor,
+        *,
+        floor: torch.Tensor,
+        factor: torch.Tensor | None,
+        scale_format: ScaleFormat,
+    ) -> RoundedGroup:
+        """See `Engine.round`."""
+        block, column_weights = block.contiguous(), column_weights.contiguous()
+        factor = None if factor is None else factor.contiguous()
+        n_rows = block.shape[1]
+        choices = torch.searchsorted(LEVELS, n_levels[::TILE_ROWS].contiguous()).to(torch.uint8)
+        log = scale_format is ScaleFormat.LOG8
+        rounded = RoundedGroup(
+            codes=torch.empty(block.shape, dtype=torch.uint8),
+            scales=torch.empty(n_rows, dtype=torch.int16 if log else torch.float16),
+            zero_points=torch.empty(n_rows),
+            errors=torch.empty(block.shape if factor is not None else 0),
+        )
+        rounding = native.Rounding(
+            choices=choices.data_ptr(),
+            factor=None if factor is None else factor.data_ptr(),
+            codes=rounded.codes.data_ptr(),
+            scales=rounded.scales.data_ptr(),
+            zero_points=rounded.zero_points.data_ptr(),
+            errors=rounded.errors.data_ptr(),
+        )
+        self._library.round(_source(block, column_weights, len(block), floor, scale_format), rounding)
+        return rounded
+
+
+def _source(
+    matrix: torch.Tensor,
+    column_weights: torch.Tensor,
+    group_size: int,
+    floor: torch.Tensor,
+    scale_format: ScaleFormat,
+) -> native.Source:
+    assert matrix.dtype == column_weights.dtype == floor.dtype == torch.float32
+    assert (len(column_weights), len(floor)) == matrix.shape
+    return native.Source(
+        n_rows=matrix.shape[1],
+        n_columns=len(matrix),
+        stride=matrix.stride(0),
+        group_size=group_size,
+        scale_format=native.SCALES_LOG8 if scale_format is ScaleFormat.LOG8 else native.SCALES_FLOAT16,
+        values=matrix.data_ptr(),
+        column_weights=column_weights.data_ptr(),
+        floors=floor.data_ptr(),
+        widths=WIDTHS,
+        n_widths=len(WIDTHS),
+    )

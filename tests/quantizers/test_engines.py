@@ -1,0 +1,244 @@
+"""The native kernels search and round as torch does: the same bits on every tier and number of threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from laq.core.errors import FormatError, RequestError
+from laq.core.formats import CANDIDATES
+from laq.core.groups import GROUP_SIZES, TILE_ROWS, TileGrid
+from laq.core.importance import Importance
+from laq.core.scheme import ScaleFormat
+from laq.kernels import native
+from laq.quantizers import QUANTIZERS
+from laq.quantizers.common.clip_search import scale_floor
+from laq.quantizers.common.engines import engine
+from laq.quantizers.common.native_engine import LEVELS, NativeEngine
+from laq.quantizers.common.sorting import sort_weight, sorted_hessian
+from laq.quantizers.common.torch_engine import TorchEngine
+from laq.sensitivity.fisher import tile_losses
+
+LIBRARY = native.library()
+needs_library = pytest.mark.skipif(LIBRARY is None, reason="native kernels are not built here")
+FIELDS = ("codes", "scales", "zero_points", "errors")
+
+
+@pytest.fixture(autouse=True)
+def tier_is_put_back():
+    if LIBRARY is None:
+        yield
+        return
+    tier, threads = LIBRARY.tier, LIBRARY.threads
+    yield
+    LIBRARY.use_tier(tier)
+    LIBRARY.set_threads(threads)
+
+
+def same_bits(one, other):
+    one, other = one.numpy(), other.numpy()
+    return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+
+
+def each_tier():
+    for tier in LIBRARY.tiers:
+        LIBRARY.use_tier(tier)
+        yield NativeEngine(LIBRARY)
+
+
+def columns_of(generator, shape, exponent):
+    """Rows of many kinds: normal, of one sign, constant, zero, with outliers, tiny beside large ones."""
+    values = generator.standard_normal(shape)
+    kinds = generator.integers(0, 8, shape[1])
+    values[:, kinds == 1] = np.abs(values[:, kinds == 1])
+    values[:, kinds == 2] = -np.abs(values[:, kinds == 2]) - 1
+    values[:, kinds == 3] = generator.standard_normal((kinds == 3).sum())
+    values[:, kinds == 4] = 0
+    values[generator.integers(shape[0]), kinds == 5] *= 1000
+    values[:, kinds == 6] *= 1e-9
+    values[:, kinds == 7] = np.round(values[:, kinds == 7] * 2) / 2  # ties
+    return torch.from_numpy(np.clip(np.ldexp(values, exponent), -1.7e38, 1.7e38).astype(np.float32))
+
+
+@st.composite
+def problems(draw, largest=126):
+    """A matrix of whole tiles up to 2 ** largest, column weights, group size and scale format."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    group_size = draw(st.sampled_from(GROUP_SIZES))
+    shape = draw(st.integers(1, 3)) * group_size, draw(st.integers(1, 5)) * TILE_ROWS
+    matrix = columns_of(generator, shape, draw(st.sampled_from([0, -3, 9, -30, 30, -140, -75, largest])))
+    weights = generator.uniform(0, 1, shape[0]) ** 4 * 10.0 ** draw(st.integers(-12, 6))
+    weights[generator.uniform(size=shape[0]) < 0.1] = 0
+    return (
+        matrix,
+        torch.from_numpy(weights.astype(np.float32)),
+        group_size,
+        draw(st.sampled_from(ScaleFormat)),
+    )
+
+
+@needs_library
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(problem=problems(), threads=st.sampled_from([1, 2, 5]))
+def test_errors_have_the_same_bits(problem, threads):
+    matrix, weights, group_size, scale_format = problem
+    LIBRARY.set_threads(threads)
+    options = {"group_size": group_size, "floor": scale_floor(matrix), "scale_format": scale_format}
+    expected = TorchEngine().errors(matrix, weights, **options)
+    for kernels in each_tier():
+        assert same_bits(kernels.errors(matrix, weights, **options), expected)
+
+
+@needs_library
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    problem=problems(largest=60),
+    feedback=st.booleans(),
+    threads=st.sampled_from([1, 2, 5]),
+    seed=st.integers(0, 999),
+)
+def test_rounding_has_the_same_bits(problem, feedback, threads, seed):
+    matrix, weights, group_size, scale_format = problem
+    LIBRARY.set_threads(threads)
+    generator = np.random.default_rng(seed)
+    tiles = generator.integers(0, len(CANDIDATES), matrix.shape[1] // TILE_ROWS)
+    n_levels = LEVELS[torch.from_numpy(tiles)].repeat_interleave(TILE_ROWS)
+    factor = torch.from_numpy(generator.normal(0, 0.2, (group_size, group_size)).astype(np.float32)).triu()
+    factor.diagonal().abs_().add_(0.5)
+    options = {
+        "floor": scale_floor(matrix),
+        "factor": factor.T.contiguous().T if feedback else None,  # as triangular solvers return it
+        "scale_format": scale_format,
+    }
+    block, weights = matrix[-group_size:], weights[-group_size:]
+    before = block.clone()
+    expected = TorchEngine().round(block, n_levels, weights, **options)
+    for kernels in each_tier():
+        found = kernels.round(block, n_levels, weights, **options)
+        for field in FIELDS:
+            assert same_bits(getattr(found, field), getattr(expected, field)), field
+    assert same_bits(block, before)
+
+
+@needs_library
+def test_matrices_may_be_parts_of_wider_ones():
+    wide = columns_of(np.random.default_rng(0), (64, 96), 0)
+    part = wide[:, 32:80]
+    options = {"group_size": 64, "floor": scale_floor(part), "scale_format": ScaleFormat.LOG8}
+    for kernels in each_tier():
+        found = kernels.errors(part, torch.ones(64), **options)
+        assert same_bits(found, kernels.errors(part.clone(), torch.ones(64), **options))
+
+
+@needs_library
+def test_calls_from_several_python_threads_do_not_mix():
+    LIBRARY.set_threads(2)
+    kernels, generator = NativeEngine(LIBRARY), np.random.default_rng(0)
+    several = [columns_of(generator, (128, 320), 0) for _ in range(4)]
+
+    def errors(matrix):
+        options = {"floor": scale_floor(matrix), "scale_format": ScaleFormat.LOG8}
+        return kernels.errors(matrix, torch.ones(128), group_size=64, **options)
+
+    expected = [errors(matrix) for matrix in several]
+    with ThreadPoolExecutor(4) as threads:
+        found = threads.map(errors, several * 8)
+    assert all(same_bits(one, expected[i % 4]) for i, one in enumerate(found))
+
+
+@pytest.fixture
+def in_torch(monkeypatch):
+    """Return a function that runs another one without the native kernels."""
+
+    def run(function):
+        monkeypatch.setenv(native.ENVIRONMENT, native.WITHOUT)
+        native.library.cache_clear()
+        try:
+            assert isinstance(engine(), TorchEngine)
+            return function()
+        finally:
+            monkeypatch.undo()
+            native.library.cache_clear()
+
+    return run
+
+
+@needs_library
+@pytest.mark.parametrize("name", QUANTIZERS.names())
+@pytest.mark.parametrize("scale_format", ScaleFormat)
+def test_methods_and_curves_are_the_same_with_and_without_kernels(in_torch, name, scale_format):
+    """Feedback between groups is a product in torch on both paths."""
+    assert isinstance(engine(), NativeEngine)
+    generator = np.random.default_rng(0)
+    inputs = generator.standard_normal((900, 300)) @ np.triu(generator.uniform(-0.1, 0.2, (300, 300)), -1)
+    second = (inputs.T @ inputs / 900).astype(np.float32)
+    importance = Importance(second, np.ones(100, np.float32), np.full(100, 1e6), np.full(300, 1e6))
+    grid = TileGrid(100, 300, 64)
+    hessian = sorted_hessian(importance, grid, None)
+    values = torch.from_numpy(generator.standard_normal((100, 300)).astype(np.float32))
+    weight = sort_weight(values, importance, grid, hessian=hessian, rows=None, columns=None)
+    method = QUANTIZERS.get(name)()
+    feedback = method.prepare(hessian)
+    tiles = generator.integers(0, len(CANDIDATES), (grid.n_groups, grid.n_row_blocks))
+    n_levels = LEVELS[torch.from_numpy(tiles)].repeat_interleave(TILE_ROWS, 1)
+
+    def codes():
+        return method.quantize(weight.matrix, feedback, n_levels, scale_format=scale_format)
+
+    def curves():
+        return tile_losses(weight, method, feedback, importance, columns=None, scale_format=scale_format)
+
+    native_codes, torch_codes = codes(), in_torch(codes)
+    for field in ("codes", "scales", "zero_points"):
+        assert same_bits(getattr(native_codes, field), getattr(torch_codes, field)), field
+    assert np.array_equal(curves(), in_torch(curves))
+
+
+def source(**changes):
+    values, floor = torch.zeros(64, 16), torch.zeros(16)
+    sizes = {
+        "n_rows": 16,
+        "n_columns": 64,
+        "stride": 16,
+        "group_size": 64,
+        "scale_format": native.SCALES_LOG8,
+    }
+    wide = native.widths([(16, 0, 5)])
+    addresses = {"values": values.data_ptr(), "column_weights": values.data_ptr(), "floors": floor.data_ptr()}
+    return native.Source(**sizes | addresses | {"widths": wide, "n_widths": 1} | changes), (values, floor)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"group_size": 48},
+        {"n_rows": 17},
+        {"n_columns": 96},
+        {"stride": 8},
+        {"scale_format": 2},
+        {"widths": native.widths([(0, 0, 5)])},
+        {"widths": native.widths([(257, 0, 5)])},
+        {"widths": native.widths([(16, 5, 5)])},
+        {"widths": native.widths([(16, -1, 5)])},
+    ],
+    ids=str,
+)
+def test_sizes_out_of_range_are_refused(changes):
+    asked, _kept = source(**changes)
+    out = torch.zeros(1, 4, 32)
+    with pytest.raises((FormatError, RequestError)):
+        LIBRARY.errors(asked, out.data_ptr())
+    assert not out.any()
+
+
+@needs_library
+def test_width_out_of_range_is_refused():
+    asked, _kept = source()
+    choices, out = torch.ones(1, dtype=torch.uint8), torch.zeros(64, 16)
+    places = dict.fromkeys(("codes", "scales", "zero_points", "errors"), out.data_ptr())
+    with pytest.raises(RequestError):
+        LIBRARY.round(asked, native.Rounding(choices=choices.data_ptr(), factor=None, **places))
