@@ -6,6 +6,7 @@ order and without fused operations, so that both give the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,9 @@ FACTORS = torch.exp2(torch.arange(LOG_STEPS, dtype=torch.float64) / LOG_STEPS).f
 """2 ** (step / 8) within an octave."""
 
 MANTISSA = (1 << 23) - 1
+TRIED_VALUES = 1 << 18
+"""Values that are tried at a time, all scales and zero points of some rows: they stay near the cache."""
+
 N_SUMS = 8
 """Running sums of an error, one for every eighth column: vectors add faster side by side than in a row."""
 
@@ -87,24 +91,42 @@ def search(
     """
     if n_levels == 1:
         return _absent(block, column_weights, scale_format)
+    first, last = SHRINK_STEPS[n_levels]
+    n_tried = (last - first) * (2 if _has_two_zero_points(n_levels) else 1)
+    n_rows = max(TILE_ROWS, TRIED_VALUES // (len(block) * n_tried))
+    rows = zip(block.split(n_rows, 1), floor.split(n_rows), strict=True)
+    return joined([_search_rows(part, n_levels, column_weights, its, scale_format) for part, its in rows])
+
+
+def _search_rows(
+    block: torch.Tensor,
+    n_levels: int,
+    column_weights: torch.Tensor,
+    floor: torch.Tensor,
+    scale_format: ScaleFormat,
+) -> Grid:
     low, high = block.amin(0).clamp_(max=0), block.amax(0).clamp_(min=0)
     top = torch.tensor(float(n_levels - 1))
     span = high - low
-    exact = span / top
-    widest = torch.minimum(torch.maximum(_steps_up(exact), floor), floor + MAX_SPAN)
+    scales, stored = _candidate_scales(span / top, floor, SHRINK_STEPS[n_levels], scale_format)
     zeros = _zero_point_candidates((0 - low) / span * top, span > 0, n_levels)
-    best: Grid | None = None
-    for step in range(*SHRINK_STEPS[n_levels]):
-        scales, stored = _candidate_scale(torch.maximum(widest - step, floor), exact, step, scale_format)
-        scaled = block * scales.reciprocal()
-        squared_scales = scales * scales
-        for zero in zeros:
-            shifted = scaled + zero
-            difference = shifted.round().clamp_(min=0, max=n_levels - 1).sub_(shifted)
-            error = _weighted_sum_(difference, column_weights).mul_(squared_scales)
-            best = _better(best, Grid(scales, stored, zero, error))
-    assert best is not None
-    return best
+    scaled = block * scales.reciprocal()[:, None]
+    shifted = scaled[:, None] + zeros[:, None]  # [n_steps, n_zeros, group_size, rows]
+    difference = shifted.round().clamp_(min=0, max=n_levels - 1).sub_(shifted)
+    errors = _weighted_sum_(difference, column_weights).mul_((scales * scales)[:, None]).flatten(0, 1)
+    best = errors.argmin(0, keepdim=True)  # the first of equal ones
+    step, zero = best // len(zeros), best % len(zeros)
+    chosen = (scales.gather(0, step), stored.gather(0, step), zeros.gather(0, zero), errors.gather(0, best))
+    return Grid(*(field[0] for field in chosen))
+
+
+def joined(parts: Sequence[Grid], order: torch.Tensor | None = None) -> Grid:
+    """Return the rows of several grids side by side, or in another order."""
+    if len(parts) == 1 and order is None:
+        return parts[0]
+    names = ("scales", "stored", "zero_points", "error")
+    fields = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+    return Grid(*(field if order is None else field[order] for field in fields))
 
 
 def scale_floor(matrix: torch.Tensor) -> torch.Tensor:
@@ -131,40 +153,50 @@ def _steps_up(values: torch.Tensor) -> torch.Tensor:
 def _weighted_sum_(difference: torch.Tensor, column_weights: torch.Tensor) -> torch.Tensor:
     """Return the sum over columns of weight x squared difference, in a fixed order; overwrites it.
 
-    difference : [group_size, rows]        Returns [rows]
+    difference : [..., group_size, rows]        Returns [..., rows]
     """
-    weighted = difference.square_().mul_(column_weights[:, None]).view(-1, N_SUMS, difference.shape[1])
-    sums = weighted[0]
-    for part in weighted[1:]:
+    weighted = difference.square_().mul_(column_weights[:, None])
+    sums, *rest = weighted.unflatten(-2, (-1, N_SUMS)).unbind(-3)
+    for part in rest:
         sums.add_(part)
-    while len(sums) > 1:
-        half = len(sums) // 2
-        sums = sums[:half].add_(sums[half:])
-    return sums[0]
+    while sums.shape[-2] > 1:
+        half, other = sums.chunk(2, -2)
+        sums = half.add_(other)
+    result: torch.Tensor = sums.squeeze(-2)
+    return result
 
 
-def _zero_point_candidates(exact: torch.Tensor, has_span: torch.Tensor, n_levels: int) -> list[torch.Tensor]:
+def _has_two_zero_points(n_levels: int) -> bool:
+    """Say whether both neighbours of the exact zero point are tried: with few levels it matters."""
+    return 3 < n_levels <= NARROW_LEVELS
+
+
+def _zero_point_candidates(exact: torch.Tensor, has_span: torch.Tensor, n_levels: int) -> torch.Tensor:
     """Legal zero points around the exact one; the nearest alone for wide codes and for up to three levels.
 
-    Without a span it is a legal whole number: a group of zeros stays exactly zero.
+    Without a span it is a legal whole number: a group of zeros stays exactly zero. Returns [n_zeros, rows].
     """
     n_codes = 4 if n_levels == 3 else n_levels  # zero points are as wide as the codes; 3 levels take two bits
     narrow = n_levels <= NARROW_LEVELS
     step, lowest = (0.5, (n_codes / 2 - 1) / 2) if narrow else (1.0, 0.0)
     highest = lowest + step * (n_codes - 1)
     steps = torch.where(has_span, exact, n_codes // 4 if narrow else 0) / step
-    if n_levels > 3 and narrow:
+    if _has_two_zero_points(n_levels):
         below = steps.floor() * step
-        return [below.clamp(lowest, highest), (below + step).clamp_(lowest, highest)]
-    return [(steps.round() * step).clamp_(lowest, highest)]
+        return torch.stack([below, below + step]).clamp_(lowest, highest)
+    return (steps.round() * step).clamp_(lowest, highest)[None]
 
 
-def _candidate_scale(
-    log_steps: torch.Tensor, exact: torch.Tensor, step: int, scale_format: ScaleFormat
+def _candidate_scales(
+    exact: torch.Tensor, floor: torch.Tensor, shrink_steps: tuple[int, int], scale_format: ScaleFormat
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales as float32 and as stored, from the widest down; [n_steps, rows]."""
+    steps = torch.arange(*shrink_steps, dtype=torch.float32)[:, None]
     if scale_format is ScaleFormat.LOG8:
-        return decode_log_scales(log_steps), log_steps.to(torch.int16)
-    stored = (exact * 2.0 ** (-step / LOG_STEPS)).clamp_(min=2.0**-24, max=65504.0).to(torch.float16)
+        widest = torch.minimum(torch.maximum(_steps_up(exact), floor), floor + MAX_SPAN)
+        stored = torch.maximum(widest - steps, floor).to(torch.int16)
+        return decode_log_scales(stored), stored
+    stored = (exact * decode_log_scales(-steps)).clamp_(min=2.0**-24, max=65504.0).to(torch.float16)
     return stored.float(), stored
 
 
@@ -173,18 +205,6 @@ def decode_log_scales(steps: torch.Tensor) -> torch.Tensor:
     whole = steps.to(torch.int32)
     octave = torch.div(whole, LOG_STEPS, rounding_mode="floor")
     return torch.ldexp(FACTORS[(whole - octave * LOG_STEPS).long()], octave)
-
-
-def _better(best: Grid | None, candidate: Grid) -> Grid:
-    if best is None:
-        return candidate
-    wins = candidate.error < best.error
-    return Grid(
-        scales=torch.where(wins, candidate.scales, best.scales),
-        stored=torch.where(wins, candidate.stored, best.stored),
-        zero_points=torch.where(wins, candidate.zero_points, best.zero_points),
-        error=torch.where(wins, candidate.error, best.error),
-    )
 
 
 def _absent(block: torch.Tensor, column_weights: torch.Tensor, scale_format: ScaleFormat) -> Grid:

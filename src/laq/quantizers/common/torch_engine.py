@@ -8,7 +8,7 @@ import torch
 
 from laq.core.formats import CANDIDATES
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.clip_search import Grid, search
+from laq.quantizers.common.clip_search import Grid, joined, search
 from laq.quantizers.common.engine import Engine, RoundedGroup
 
 CHUNK_ROWS = 4096
@@ -76,13 +76,11 @@ def _search_each(
         mine, its_floor = block[:, rows], floor[rows]
         places.append(rows)
         grids.append(search(mine, int(level), column_weights, floor=its_floor, scale_format=scale_format))
-    order = torch.cat(places).argsort()
-    names = ("scales", "stored", "zero_points", "error")
-    return Grid(*(torch.cat([getattr(grid, name) for grid in grids])[order] for name in names))
+    return joined(grids, torch.cat(places).argsort())
 
 
 def _codes(values: torch.Tensor, grid: Grid, n_levels: torch.Tensor) -> torch.Tensor:
-    """Nearest codes of [rows] or [columns, rows], as float32."""
+    """Nearest codes of [columns, rows], as float32."""
     shifted = (values * grid.scales.reciprocal()).add_(grid.zero_points)
     return torch.minimum(shifted.round_().clamp_(min=0), n_levels - 1)
 
@@ -91,13 +89,15 @@ def _round_with_feedback(
     block: torch.Tensor, grid: Grid, n_levels: torch.Tensor, factor: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Round column by column; codes uint8 and scaled errors float32, both [group_size, rows]."""
-    remaining = block.clone()
-    codes, errors = torch.empty(block.shape, dtype=torch.uint8), torch.empty_like(block)
+    remaining, spread = block.clone(), torch.empty_like(block)
+    codes, errors = torch.empty_like(block), torch.empty_like(block)
+    inverse_scales, top = grid.scales.reciprocal(), n_levels - 1
     inverse_diagonal = factor.diagonal().reciprocal()
     for j, column in enumerate(remaining):
-        code = _codes(column, grid, n_levels)
-        codes[j] = code
-        restored = code.sub_(grid.zero_points).mul_(grid.scales)
-        errors[j] = (column - restored) * inverse_diagonal[j]
-        remaining[j + 1 :] -= factor[j, j + 1 :, None] * errors[j]
-    return codes, errors
+        shifted = (column * inverse_scales).add_(grid.zero_points)
+        code = torch.minimum(shifted.round_().clamp_(min=0), top, out=codes[j])
+        restored = (code - grid.zero_points).mul_(grid.scales)
+        error = torch.sub(column, restored, out=errors[j]).mul_(inverse_diagonal[j])
+        later = slice(j + 1, None)
+        remaining[later].sub_(torch.mul(factor[j, later, None], error, out=spread[later]))
+    return codes.to(torch.uint8), errors
