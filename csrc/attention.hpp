@@ -12,8 +12,7 @@ inline float mask_at(const laq_attention &a, int64_t at) {
     if (a.mask == nullptr) return 0.0f;
     if (a.mask_type == LAQ_BOOL) return static_cast<const uint8_t *>(a.mask)[at] != 0 ? 0.0f : -__builtin_inff();
     if (a.mask_type == LAQ_FLOAT32) return static_cast<const float *>(a.mask)[at];
-    const uint16_t half = static_cast<const uint16_t *>(a.mask)[at];
-    return a.mask_type == LAQ_BFLOAT16 ? from_bfloat16(half) : from_float16(half);
+    return from_half(a.mask_type, static_cast<const uint16_t *>(a.mask)[at]);
 }
 
 template <class I>

@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "laq.h"
+
 namespace laq {
 namespace {
 
@@ -58,6 +60,14 @@ inline uint16_t to_float16(float value) {
     }
     const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
     return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+// The 16-bit type of `type`, LAQ_BFLOAT16 or LAQ_FLOAT16.
+inline float from_half(int32_t type, uint16_t half) {
+    return type == LAQ_BFLOAT16 ? from_bfloat16(half) : from_float16(half);
+}
+inline uint16_t to_half(int32_t type, float value) {
+    return type == LAQ_BFLOAT16 ? to_bfloat16(value) : to_float16(value);
 }
 
 }  // namespace

@@ -20,9 +20,7 @@ inline const float *float_row(const void *data, int32_t type, int64_t at, int64_
         for (int64_t i = 0; i < width; i++) out[i] = row[i * stride];
     } else {
         const uint16_t *row = static_cast<const uint16_t *>(data) + at;
-        for (int64_t i = 0; i < width; i++) {
-            out[i] = type == LAQ_BFLOAT16 ? from_bfloat16(row[i * stride]) : from_float16(row[i * stride]);
-        }
+        for (int64_t i = 0; i < width; i++) out[i] = from_half(type, row[i * stride]);
     }
     for (int64_t i = width; i < in_sums(width); i++) out[i] = 0.0f;
     return out;
@@ -32,8 +30,7 @@ inline void store_float(const laq_step &step, int64_t at, float value) {
     if (step.types[0] == LAQ_FLOAT32) {
         static_cast<float *>(step.data[0])[at] = value;
     } else {
-        static_cast<uint16_t *>(step.data[0])[at] =
-            step.types[0] == LAQ_BFLOAT16 ? to_bfloat16(value) : to_float16(value);
+        static_cast<uint16_t *>(step.data[0])[at] = to_half(step.types[0], value);
     }
 }
 

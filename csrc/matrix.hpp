@@ -40,7 +40,7 @@ inline float load_element(const uint8_t *p, int32_t type, int64_t i) {
     }
     uint16_t half;
     memcpy(&half, p + 2 * i, 2);
-    return type == LAQ_BFLOAT16 ? from_bfloat16(half) : from_float16(half);
+    return from_half(type, half);
 }
 
 inline void store_element(uint8_t *p, int32_t type, int64_t i, float value) {
@@ -48,7 +48,7 @@ inline void store_element(uint8_t *p, int32_t type, int64_t i, float value) {
         memcpy(p + 4 * i, &value, 4);
         return;
     }
-    const uint16_t half = type == LAQ_BFLOAT16 ? to_bfloat16(value) : to_float16(value);
+    const uint16_t half = to_half(type, value);
     memcpy(p + 2 * i, &half, 2);
 }
 
@@ -77,6 +77,10 @@ void product_not_finite(const laq_matrix &matrix, const Tier &tier, const uint8_
 // linear.cpp
 int32_t linear(const Tier &tier, const laq_matrix *matrices, int32_t n_matrices, const void *x, int32_t type,
                int64_t n_inputs, int64_t stride, void *const *y, const float *const *bias, int32_t activation_bits);
+
+// elements.cpp
+void elementwise(const laq_step &step);
+void along_last_axis(const laq_step &step);
 
 // steps.cpp
 int32_t run_step(const laq_step &step, const Tier &tier);

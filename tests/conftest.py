@@ -33,6 +33,21 @@ def smollm2_path() -> Path:
     return files[0]
 
 
+@pytest.fixture
+def tier_is_put_back():
+    """Leave the native kernels' instruction set and threads as they were."""
+    from laq.kernels import native
+
+    library = native.library()
+    if library is None:
+        yield
+        return
+    tier, threads = library.tier, library.threads
+    yield
+    library.use_tier(tier)
+    library.set_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a Hugging Face folder with a random two-layer Llama and a byte-level tokenizer.

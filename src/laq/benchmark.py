@@ -25,7 +25,7 @@ from laq.evaluation.ggml import ggml_contender
 from laq.evaluation.onnx_runtime import onnx_contender
 from laq.evaluation.speed import Contender, Writer, copies_of, torch_contender
 from laq.kernels import native
-from laq.kernels.reference import pack
+from laq.kernels.packing import pack
 from laq.runtime.arena import Arena
 from laq.runtime.decoding import Decoder
 from laq.runtime.embedding import PackedEmbedding
@@ -189,11 +189,8 @@ def network_writer(
     last: list[Decoder] = []
 
     def write() -> Iterator[int]:
-        decoder = Decoder(module, max_tokens=n_prompt + n_new)
-        if not repeats:
-            decoder.reason = "not asked to"
-        last[:] = [decoder]
-        return generate(decoder, ids, max_new_tokens=n_new)
+        last[:] = [Decoder(module, max_tokens=n_prompt + n_new, repeats=repeats)]
+        return generate(last[0], ids, max_new_tokens=n_new)
 
     def remark() -> str:
         return last[0].reason if repeats and last else ""

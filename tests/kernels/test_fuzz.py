@@ -107,23 +107,20 @@ def check_products(grid, matrix, packed, generator):
 @pytest.mark.parametrize(
     "first", [0, *(pytest.param(n * PER_TEST, marks=pytest.mark.slow) for n in range(1, N_TESTS))]
 )
-def test_damaged_buffers_are_refused_or_computed_as_numpy_does(sound, damaged, first):
-    tier, n_run = LIBRARY.tier, 0
-    try:
-        for seed in range(first, first + PER_TEST):
-            generator = np.random.default_rng(seed)
-            grid, arrays = sound[seed % len(sound)]
-            arrays = damaged(arrays, generator, group_size=grid.group_size)
-            sections = [None if array is None else torch.from_numpy(array) for array in arrays.values()]
-            sizes = {"n_rows": grid.n_rows, "n_columns": grid.n_columns, "group_size": grid.group_size}
-            try:
-                checked = checked_matrix(sections, **sizes)
-            except FormatError:
-                continue
-            n_run += 1
-            packed = as_packed(grid, arrays)
-            check_packed(packed, name="w")  # what the kernels accept, archives may hold
-            check_products(grid, checked.matrix, packed, generator)
-    finally:
-        LIBRARY.use_tier(tier)
+def test_damaged_buffers_are_refused_or_computed_as_numpy_does(sound, damaged, first, tier_is_put_back):
+    n_run = 0
+    for seed in range(first, first + PER_TEST):
+        generator = np.random.default_rng(seed)
+        grid, arrays = sound[seed % len(sound)]
+        arrays = damaged(arrays, generator, group_size=grid.group_size)
+        sections = [None if array is None else torch.from_numpy(array) for array in arrays.values()]
+        sizes = {"n_rows": grid.n_rows, "n_columns": grid.n_columns, "group_size": grid.group_size}
+        try:
+            checked = checked_matrix(sections, **sizes)
+        except FormatError:
+            continue
+        n_run += 1
+        packed = as_packed(grid, arrays)
+        check_packed(packed, name="w")  # what the kernels accept, archives may hold
+        check_products(grid, checked.matrix, packed, generator)
     assert PER_TEST // 20 < n_run < PER_TEST, "mutations are all refused, or none"

@@ -16,7 +16,10 @@ from laq.kernels import native
 from laq.kernels.reference import dequantize, pack
 
 LIBRARY = native.library()
-pytestmark = pytest.mark.skipif(LIBRARY is None, reason="native kernels are not built here")
+pytestmark = [
+    pytest.mark.skipif(LIBRARY is None, reason="native kernels are not built here"),
+    pytest.mark.usefixtures("tier_is_put_back"),
+]
 EVERY_CHOICE = [1, 2, 3, 4, 5, 6, 7, 8, None]
 """Each candidate format alone, and all of them mixed."""
 
@@ -56,14 +59,6 @@ class Held:
             row_index_bytes=0 if rows is None else rows.itemsize,
             column_index_bytes=0 if columns is None else columns.itemsize,
         )
-
-
-@pytest.fixture(autouse=True)
-def tier_is_put_back():
-    tier, threads = LIBRARY.tier, LIBRARY.threads
-    yield
-    LIBRARY.use_tier(tier)
-    LIBRARY.set_threads(threads)
 
 
 @pytest.fixture

@@ -13,18 +13,8 @@ from laq.kernels import native, reference
 from laq.kernels.packing import pack
 
 LIBRARY = native.library()
+pytestmark = pytest.mark.usefixtures("tier_is_put_back")
 needs_library = pytest.mark.skipif(LIBRARY is None, reason="native kernels are not built here")
-
-
-@pytest.fixture(autouse=True)
-def tier_is_put_back():
-    if LIBRARY is None:
-        yield
-        return
-    tier, threads = LIBRARY.tier, LIBRARY.threads
-    yield
-    LIBRARY.use_tier(tier)
-    LIBRARY.set_threads(threads)
 
 
 def tiles_of(bits, group_size, code_starts, payload_starts, stride):

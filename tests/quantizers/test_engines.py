@@ -23,19 +23,9 @@ from laq.quantizers.common.torch_engine import TorchEngine
 from laq.sensitivity.fisher import tile_losses
 
 LIBRARY = native.library()
+pytestmark = pytest.mark.usefixtures("tier_is_put_back")
 needs_library = pytest.mark.skipif(LIBRARY is None, reason="native kernels are not built here")
 FIELDS = ("codes", "scales", "zero_points", "errors")
-
-
-@pytest.fixture(autouse=True)
-def tier_is_put_back():
-    if LIBRARY is None:
-        yield
-        return
-    tier, threads = LIBRARY.tier, LIBRARY.threads
-    yield
-    LIBRARY.use_tier(tier)
-    LIBRARY.set_threads(threads)
 
 
 def same_bits(one, other):

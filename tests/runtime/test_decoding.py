@@ -56,9 +56,7 @@ def network_of(name, **changes):
 
 
 def logits_of(module, *, n_new=N_NEW, is_native=True):
-    decoder = Decoder(module, max_tokens=N_PROMPT + n_new)
-    if not is_native:
-        decoder.reason = "to compare"
+    decoder = Decoder(module, max_tokens=N_PROMPT + n_new, repeats=is_native)
     found = [decoder.read(torch.arange(3, 3 + N_PROMPT)[None]).clone()]
     found += [decoder.next((7 * index) % 90).clone() for index in range(n_new)]
     return decoder, torch.cat(found).float()
@@ -178,9 +176,7 @@ def test_weights_that_change_meanwhile_are_noticed(change):
     found = []
     for is_native in (True, False):
         module = network_of("Llama").requires_grad_(False)
-        decoder = Decoder(module, max_tokens=60)
-        if not is_native:
-            decoder.reason = "to compare"
+        decoder = Decoder(module, max_tokens=60, repeats=is_native)
         logits = [decoder.read(torch.tensor([[3, 4, 5]])).clone()]
         for index in range(20):
             if index == 10:

@@ -21,12 +21,9 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
 
 @pytest.fixture(params=native.library().tiers if native.library() else ())
-def tier(request):
-    library = native.library()
-    before = library.tier
-    library.use_tier(request.param)
-    yield request.param
-    library.use_tier(before)
+def tier(request, tier_is_put_back):
+    native.library().use_tier(request.param)
+    return request.param
 
 
 def random(*shape, dtype=torch.float32, seed=0):
@@ -177,7 +174,7 @@ def test_attention(n_queries, n_keys, width, dtype, tier):
     check(lambda q: attend(q, keys, values, attn_mask=torch.where(mask, 0.5, -3.0).to(dtype)), query.clone())
 
 
-def test_all_tiers_give_the_same_bits():
+def test_all_tiers_give_the_same_bits(tier_is_put_back):
     library = native.library()
     keys, query, weight = random(1, 2, 77, 40), random(1, 2, 3, 40, seed=1), random(50, 40, seed=2)
 
@@ -187,13 +184,12 @@ def test_all_tiers_give_the_same_bits():
     recording = Recording()
     with torch.no_grad(), recording:
         result = function(query)
-    program, before, found = lower(recording.events, [query]), library.tier, []
+    program, found = lower(recording.events, [query]), []
     for name in library.tiers:
         library.use_tier(name)
         result.fill_(0.123)
         program.run()
         found.append(result.clone())
-    library.use_tier(before)
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 

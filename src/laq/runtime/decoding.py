@@ -39,6 +39,8 @@ class Decoder:
         A causal language model of transformers, in evaluation mode.
     max_tokens : int
         The longest text, prompt included.
+    repeats : bool
+        False lets the model's own code run for every token.
 
     Attributes
     ----------
@@ -46,11 +48,11 @@ class Decoder:
         Why tokens are not repeated natively; empty if they are, or will be.
     """
 
-    def __init__(self, module: nn.Module, *, max_tokens: int) -> None:
+    def __init__(self, module: nn.Module, *, max_tokens: int, repeats: bool = True) -> None:
         self.module: Any = module
         self.max_tokens = max_tokens
         self.n_tokens = 0
-        self.reason = _obstacle(module)
+        self.reason = _obstacle(module) if repeats else "not asked to"
         self._cache: Any = None
         self._is_static = False
         with torch.inference_mode(mode=False):
