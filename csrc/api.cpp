@@ -21,9 +21,6 @@ const Tier *const kTiers[] = {
 #if defined(LAQ_TIER_AVX512)
     &avx512_tier,
 #endif
-#if defined(LAQ_TIER_AVX512_GFNI)
-    &avx512_gfni_tier,
-#endif
 #if defined(LAQ_TIER_NEON)
     &neon_tier,
 #endif
@@ -72,15 +69,14 @@ constexpr int64_t kReadBytes = 1 << 20;
 void read_part(void *context, int64_t index) {
     Reading &reading = *static_cast<Reading *>(context);
     const int64_t first = index * kReadBytes, last = std::min(reading.n, first + kReadBytes);
-    uint64_t sums[32] = {};  // enough independent sums to be vectorized
-    for (int64_t at = first; at + 256 <= last; at += 256) {
-        for (int line = 0; line < 256; line += kLineBytes) __builtin_prefetch(reading.bytes + at + kPrefetch + line);
-        uint64_t words[32];
-        memcpy(words, reading.bytes + at, 256);
-        for (int i = 0; i < 32; i++) sums[i] ^= words[i];
+    uint64_t sum = 0;
+    for (int64_t at = first; at + kLineBytes <= last; at += kLineBytes) {
+        __builtin_prefetch(reading.bytes + at + kPrefetch, 0, 2);
+        uint64_t word;  // memory sends the whole line
+        memcpy(&word, reading.bytes + at, sizeof word);
+        sum ^= word;
     }
-    for (int i = 1; i < 32; i++) sums[0] ^= sums[i];
-    reading.sum ^= sums[0];
+    reading.sum ^= sum;
 }
 
 }  // namespace

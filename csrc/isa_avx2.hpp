@@ -23,13 +23,15 @@ struct Avx2 {
     static LAQ_INLINE Bytes load(const uint8_t *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
     static LAQ_INLINE void store(uint8_t *p, Bytes a) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a); }
 
-    // Shifts work on 16 bits: what crosses a byte is masked away.
-    template <int POSITION, int WIDTH, int UP>
-    static LAQ_INLINE Bytes field(Bytes a) {
-        if constexpr (POSITION > UP) a = _mm256_srli_epi16(a, POSITION - UP);
-        if constexpr (POSITION < UP) a = _mm256_slli_epi16(a, UP - POSITION);
-        return _mm256_and_si256(a, _mm256_set1_epi8(static_cast<char>(((1 << WIDTH) - 1) << UP)));
+    // In units of 16 bits.
+    template <int BY>
+    static LAQ_INLINE Bytes shifted(Bytes a) {
+        if constexpr (BY > 0) a = _mm256_srli_epi16(a, BY);
+        if constexpr (BY < 0) a = _mm256_slli_epi16(a, -BY);
+        return a;
     }
+    template <int M>
+    static LAQ_INLINE Bytes masked(Bytes a) { return _mm256_and_si256(a, _mm256_set1_epi8(M)); }
     static LAQ_INLINE Bytes either(Bytes a, Bytes b) { return _mm256_or_si256(a, b); }
 
     static LAQ_INLINE Bytes repeat4(const int8_t *p) {
@@ -49,20 +51,23 @@ struct Avx2 {
             const Ints high = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(codes, 4), nibbles), x);
             a = _mm256_add_epi32(a, _mm256_madd_epi16(low, ones));
             return _mm256_add_epi32(a, _mm256_madd_epi16(high, _mm256_set1_epi16(16)));
-        } else {  // 2 x 63 x 128 < 2 ** 15
+        } else {  // 2 x 127 x 128 < 2 ** 15
             return _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), ones));
         }
 #endif
     }
 
     static LAQ_INLINE Ints repeat(int32_t a) { return _mm256_set1_epi32(a); }
-    static LAQ_INLINE Ints widen(const uint8_t *p) {
-        return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p)));
+    static LAQ_INLINE Ints widen(uint64_t low, uint64_t high, int part) {
+        return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(part == 0 ? low : high)));
     }
     static LAQ_INLINE Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
     static LAQ_INLINE Ints subtract(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
     static LAQ_INLINE Ints multiply(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
-    static LAQ_INLINE Ints times256(Ints a) { return _mm256_slli_epi32(a, 8); }
+    template <int N>
+    static LAQ_INLINE Ints up(Ints a) { return _mm256_slli_epi32(a, N); }
+    template <int N>
+    static LAQ_INLINE Ints down(Ints a) { return _mm256_srai_epi32(a, N); }
 
     static LAQ_INLINE Floats zeros() { return _mm256_setzero_ps(); }
     static LAQ_INLINE Floats to_float(Ints a) { return _mm256_cvtepi32_ps(a); }
@@ -72,11 +77,12 @@ struct Avx2 {
     static LAQ_INLINE void store_floats(float *p, Floats a) { _mm256_storeu_ps(p, a); }
 
     static LAQ_INLINE Floats log_scales(const uint8_t *p, int octave) {
-        const Ints stored = widen(p);
-        const Floats table = _mm256_load_ps(reinterpret_cast<const float *>(kEighths));
-        const Floats eighths = _mm256_permutevar8x32_ps(table, stored);  // looks at three bits
-        const Ints exponents = _mm256_add_epi32(_mm256_srli_epi32(stored, 3), _mm256_set1_epi32(octave - 16));
-        return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(eighths), _mm256_slli_epi32(exponents, 23)));
+        const Ints stored = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p)));
+        const Ints first = _mm256_load_si256(reinterpret_cast<const __m256i *>(kEighths));
+        const Ints table = _mm256_add_epi32(first, repeat((octave - 16) * (1 << 23)));
+        const Ints eighths = _mm256_permutevar8x32_epi32(table, stored);  // looks at three bits
+        const Ints octaves = _mm256_and_si256(_mm256_slli_epi32(stored, 20), repeat(0x1f << 23));
+        return _mm256_castsi256_ps(_mm256_add_epi32(eighths, octaves));
     }
     static LAQ_INLINE Floats half_scales(const uint16_t *p) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));

@@ -20,12 +20,14 @@ struct Neon {
     static LAQ_INLINE Bytes load(const uint8_t *p) { return vld1q_u8(p); }
     static LAQ_INLINE void store(uint8_t *p, Bytes a) { vst1q_u8(p, a); }
 
-    template <int POSITION, int WIDTH, int UP>
-    static LAQ_INLINE Bytes field(Bytes a) {
-        if constexpr (POSITION > UP) a = vshrq_n_u8(a, POSITION - UP);
-        if constexpr (POSITION < UP) a = vshlq_n_u8(a, UP - POSITION);
-        return vandq_u8(a, vdupq_n_u8(((1 << WIDTH) - 1) << UP));
+    template <int BY>
+    static LAQ_INLINE Bytes shifted(Bytes a) {
+        if constexpr (BY > 0) a = vshrq_n_u8(a, BY);
+        if constexpr (BY < 0) a = vshlq_n_u8(a, -BY);
+        return a;
     }
+    template <int M>
+    static LAQ_INLINE Bytes masked(Bytes a) { return vandq_u8(a, vdupq_n_u8(M)); }
     static LAQ_INLINE Bytes either(Bytes a, Bytes b) { return vorrq_u8(a, b); }
 
     static LAQ_INLINE int8x16_t repeat4(const int8_t *p) {
@@ -40,14 +42,17 @@ struct Neon {
     }
 
     static LAQ_INLINE Ints repeat(int32_t a) { return vdupq_n_s32(a); }
-    static LAQ_INLINE Ints widen(const uint8_t *p) {
-        const int32_t values[4] = {p[0], p[1], p[2], p[3]};
-        return vld1q_s32(values);
+    static LAQ_INLINE Ints widen(uint64_t low, uint64_t high, int part) {
+        const uint64_t four = (part < 2 ? low : high) >> (32 * (part & 1));
+        return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
     }
     static LAQ_INLINE Ints add(Ints a, Ints b) { return vaddq_s32(a, b); }
     static LAQ_INLINE Ints subtract(Ints a, Ints b) { return vsubq_s32(a, b); }
     static LAQ_INLINE Ints multiply(Ints a, Ints b) { return vmulq_s32(a, b); }
-    static LAQ_INLINE Ints times256(Ints a) { return vshlq_n_s32(a, 8); }
+    template <int N>
+    static LAQ_INLINE Ints up(Ints a) { return vshlq_n_s32(a, N); }
+    template <int N>
+    static LAQ_INLINE Ints down(Ints a) { return vshrq_n_s32(a, N); }
 
     static LAQ_INLINE Floats zeros() { return vdupq_n_f32(0); }
     static LAQ_INLINE Floats to_float(Ints a) { return vcvtq_f32_s32(a); }

@@ -21,11 +21,16 @@ struct Scalar {
     }
     static LAQ_INLINE void store(uint8_t *p, const Bytes &a) { memcpy(p, a.v, 64); }
 
-    // WIDTH bits from bit POSITION of every byte, moved to bit UP.
-    template <int POSITION, int WIDTH, int UP>
-    static LAQ_INLINE Bytes field(const Bytes &a) {
+    template <int BY>
+    static LAQ_INLINE Bytes shifted(const Bytes &a) {
         Bytes r;
-        for (int i = 0; i < 64; i++) r.v[i] = static_cast<uint8_t>((a.v[i] >> POSITION & ((1 << WIDTH) - 1)) << UP);
+        for (int i = 0; i < 64; i++) r.v[i] = static_cast<uint8_t>(BY < 0 ? a.v[i] << -BY : a.v[i] >> BY);
+        return r;
+    }
+    template <int M>
+    static LAQ_INLINE Bytes masked(const Bytes &a) {
+        Bytes r;
+        for (int i = 0; i < 64; i++) r.v[i] = a.v[i] & M;
         return r;
     }
     static LAQ_INLINE Bytes either(const Bytes &a, const Bytes &b) {
@@ -56,9 +61,9 @@ struct Scalar {
         for (int i = 0; i < 16; i++) r.v[i] = a;
         return r;
     }
-    static LAQ_INLINE Ints widen(const uint8_t *p) {
+    static LAQ_INLINE Ints widen(uint64_t low, uint64_t high, int) {
         Ints r;
-        for (int i = 0; i < 16; i++) r.v[i] = p[i];
+        for (int i = 0; i < 16; i++) r.v[i] = (i < 8 ? low : high) >> (8 * (i & 7)) & 0xff;
         return r;
     }
     static LAQ_INLINE Ints add(const Ints &a, const Ints &b) {
@@ -77,9 +82,17 @@ struct Scalar {
         for (int i = 0; i < 16; i++) r.v[i] = a.v[i] * b.v[i];
         return r;
     }
-    static LAQ_INLINE Ints times256(const Ints &a) {
+    template <int N>
+    static LAQ_INLINE Ints up(const Ints &a) {
         Ints r;
-        for (int i = 0; i < 16; i++) r.v[i] = a.v[i] * 256;
+        for (int i = 0; i < 16; i++) r.v[i] = a.v[i] * (1 << N);
+        return r;
+    }
+    // By a power of two that divides them.
+    template <int N>
+    static LAQ_INLINE Ints down(const Ints &a) {
+        Ints r;
+        for (int i = 0; i < 16; i++) r.v[i] = a.v[i] / (1 << N);
         return r;
     }
 

@@ -9,8 +9,6 @@
 
 #include "tier.hpp"
 
-#define LAQ_INLINE inline __attribute__((always_inline))
-
 namespace laq {
 namespace {
 

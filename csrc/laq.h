@@ -200,7 +200,8 @@ typedef struct {
 LAQ_API int32_t laq_pack(const laq_tiles *tiles, const uint8_t *codes, uint8_t *payload);
 LAQ_API int32_t laq_unpack(const laq_tiles *tiles, const uint8_t *payload, uint8_t *codes);
 
-/* Read n bytes as fast as the machine can, with all threads; for benchmarks. Returns their xor by words. */
+/* Read n bytes as fast as the machine can, with all threads; for benchmarks. Returns the xor of the first eight
+ * bytes of every 64. */
 LAQ_API uint64_t laq_read(const uint8_t *bytes, int64_t n);
 
 #ifdef __cplusplus

@@ -21,20 +21,12 @@ void gather_as(const laq_matrix &m, const uint8_t *x, float *out) {
     }
 }
 
-// One input in the stored order of columns, padded with zeros. Values that are not finite become zero and are
-// said to be there.
-bool gather(const laq_matrix &m, const uint8_t *x, int32_t type, float *out, int64_t padded) {
+// One input in the stored order of columns, padded with zeros.
+void gather(const laq_matrix &m, const uint8_t *x, int32_t type, float *out, int64_t padded) {
     if (type == LAQ_FLOAT32) gather_as<LAQ_FLOAT32>(m, x, out);
     else if (type == LAQ_BFLOAT16) gather_as<LAQ_BFLOAT16>(m, x, out);
     else gather_as<LAQ_FLOAT16>(m, x, out);
     std::fill(out + m.n_columns, out + padded, 0.0f);
-    uint32_t largest = 0;
-    for (int64_t i = 0; i < m.n_columns; i++) largest = std::max(largest, as_bits(out[i]) & 0x7fffffffu);
-    if (largest < 0x7f800000u) return true;
-    for (int64_t i = 0; i < m.n_columns; i++) {
-        if (!is_finite(out[i])) out[i] = 0.0f;
-    }
-    return false;
 }
 
 // Kept from call to call by each thread; what long prompts need beyond it is given back.
@@ -42,8 +34,9 @@ constexpr size_t kKeptBytes = 64 << 20;
 
 size_t rounded(int64_t n) { return (static_cast<size_t>(n) + 63) / 64 * 64; }
 
-// Bytes of payload below which a part is not worth claiming: waking a thread takes as long as reading a megabyte.
-constexpr int64_t kPartBytes = 1 << 20;
+// Work is counted in bytes of payload times inputs. A call below kAlone is done by the thread that makes it: waking
+// another takes as long as reading a megabyte. A part below kPart is not worth claiming.
+constexpr int64_t kAlone = 1 << 20, kPart = 1 << 17;
 
 struct Part {
     int32_t matrix;
@@ -61,19 +54,19 @@ struct Call {
     std::vector<Part> parts;
 };
 
-// Cut the row blocks of all matrices into parts of about equal bytes.
-void cut(Call &call, int32_t n_matrices, int n_threads) {
-    int64_t total = 0;
-    for (int32_t i = 0; i < n_matrices; i++) total += call.matrices[i].payload_bytes;
-    const int64_t wanted = std::max(kPartBytes, total / (4 * n_threads));
+// Cut the row blocks of all matrices, `left` bytes in all, into parts. They grow smaller, so that threads end together.
+void cut(Call &call, int32_t n_matrices, int64_t left, int n_threads) {
+    const int64_t least = kPart / call.x.n_inputs;
     for (int32_t i = 0; i < n_matrices; i++) {
         const laq_matrix &m = call.matrices[i];
         int64_t first = 0;
         for (int64_t block = 1; block <= row_blocks(m); block++) {
             const int64_t end = block < row_blocks(m) ? m.row_offsets[block] : m.payload_bytes;
-            if (end - m.row_offsets[first] >= wanted || block == row_blocks(m)) {
+            const int64_t bytes = end - m.row_offsets[first];
+            if (bytes >= std::max(least, left / (4 * n_threads)) || block == row_blocks(m)) {
                 call.parts.push_back({i, first, block});
                 first = block;
+                left -= bytes;
             }
         }
     }
@@ -133,7 +126,20 @@ struct Rounding {
     std::atomic<bool> failed{false};
 };
 
-constexpr int64_t kInputsAtOnce = 16;
+constexpr int64_t kInputsAtOnce = 4;
+
+// Values that are not finite count as zero here; product_not_finite sees to them.
+bool round_input(const Rounding &r, float *row, int64_t input) {
+    const auto round = [&] {
+        return r.tier->quantize(row, r.padded / r.matrix->group_size, r.matrix->group_size, r.bits, input, r.n_inputs,
+                                r.high, r.low, r.scales, r.sums);
+    };
+    gather(*r.matrix, r.x + input * r.stride * type_bytes(r.type), r.type, row, r.padded);
+    if (round()) return true;
+    std::replace_if(row, row + r.padded, [](float value) { return !is_finite(value); }, 0.0f);
+    round();
+    return false;
+}
 
 void round_inputs(void *context, int64_t index) {
     static thread_local Scratch scratch;
@@ -147,11 +153,13 @@ void round_inputs(void *context, int64_t index) {
     }
     const int64_t last = std::min(r.n_inputs, (index + 1) * kInputsAtOnce);
     for (int64_t input = index * kInputsAtOnce; input < last; input++) {
-        const uint8_t *x = r.x + input * r.stride * type_bytes(r.type);
-        r.finite[input] = gather(*r.matrix, x, r.type, row, r.padded) ? 1 : 0;
-        r.tier->quantize(row, r.padded / r.matrix->group_size, r.matrix->group_size, r.bits, input, r.n_inputs,
-                         r.high, r.low, r.scales, r.sums);
+        r.finite[input] = round_input(r, row, input) ? 1 : 0;
     }
+}
+
+void share(int64_t n_parts, bool alone, Pool::Work work, void *context) {
+    if (!alone) return Pool::get().run(n_parts, work, context);
+    for (int64_t part = 0; part < n_parts; part++) work(context, part);
 }
 
 }  // namespace
@@ -169,13 +177,15 @@ int32_t linear(const Tier &tier, const laq_matrix *matrices, int32_t n_matrices,
                       padded, activation_bits, reinterpret_cast<int8_t *>(memory),
                       reinterpret_cast<int8_t *>(memory + planes - plane), reinterpret_cast<float *>(memory + planes),
                       reinterpret_cast<int32_t *>(memory + planes + per_group), memory + planes + 2 * per_group};
-    Pool &pool = Pool::get();
-    pool.run((n_inputs + kInputsAtOnce - 1) / kInputsAtOnce, round_inputs, &rounding);
+    int64_t payload_bytes = 0;
+    for (int32_t i = 0; i < n_matrices; i++) payload_bytes += matrices[i].payload_bytes;
+    const bool alone = payload_bytes * n_inputs < kAlone;
+    share((n_inputs + kInputsAtOnce - 1) / kInputsAtOnce, alone, round_inputs, &rounding);
     if (rounding.failed) return LAQ_NO_MEMORY;
     Call call{matrices, &tier, {rounding.high, rounding.low, rounding.scales, rounding.sums, n_inputs},
               activation_bits == 16, type, y, bias, {}};
-    cut(call, n_matrices, pool.threads());
-    pool.run(static_cast<int64_t>(call.parts.size()), work_on_part, &call);
+    cut(call, n_matrices, payload_bytes, Pool::get().threads());
+    share(static_cast<int64_t>(call.parts.size()), alone, work_on_part, &call);
     for (int64_t input = 0; input < n_inputs; input++) {
         if (rounding.finite[input] != 0) continue;
         const uint8_t *row = static_cast<const uint8_t *>(x) + input * stride * type_bytes(type);

@@ -2,6 +2,10 @@
 #pragma once
 
 #include <pthread.h>
+#if defined(__linux__)
+#include <sched.h>
+#include <unistd.h>
+#endif
 
 #include <atomic>
 #include <condition_variable>
@@ -42,6 +46,7 @@ class Pool {
             crew.work = work;
             crew.context = context;
             crew.n_parts = n_parts;
+            crew.caller_cpu = current_cpu();
             crew.done.store(0, std::memory_order_relaxed);
             const uint64_t round = (crew.ticket.load(std::memory_order_relaxed) >> 32) + 1;
             crew.ticket.store(round << 32, std::memory_order_release);
@@ -68,6 +73,7 @@ class Pool {
         Work work = nullptr;
         void *context = nullptr;
         int64_t n_parts = 0;
+        std::atomic<int> caller_cpu{-1};
         std::vector<std::thread> threads;
 
         void claim_all() {
@@ -89,6 +95,7 @@ class Pool {
                 const uint64_t round = ticket.load(std::memory_order_acquire) >> 32;
                 if (round != seen) {
                     seen = round;
+                    leave_cpu(caller_cpu);
                     claim_all();
                     continue;
                 }
@@ -142,6 +149,28 @@ class Pool {
             wanted_ = static_cast<int>(crew_->threads.size()) + 1;
         }
         return wanted_ > 1;
+    }
+
+    static int current_cpu() {
+#if defined(__linux__)
+        return sched_getcpu();
+#else
+        return -1;
+#endif
+    }
+
+    // Linux may wake a thread on the very CPU that calls, where both then share its time until they are balanced,
+    // long after the call. A thread that finds itself there moves to the other CPUs of the process, and stays there.
+    static void leave_cpu(int cpu) {
+#if defined(__linux__)
+        if (cpu < 0 || sched_getcpu() != cpu) return;
+        cpu_set_t others;
+        if (sched_getaffinity(getpid(), sizeof others, &others) != 0) return;
+        CPU_CLR(cpu, &others);
+        if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof others, &others);
+#else
+        static_cast<void>(cpu);
+#endif
     }
 
     // A thread that holds the last part may have been put aside: give it the core after a while.

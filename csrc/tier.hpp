@@ -3,6 +3,8 @@
 
 #include "laq.h"
 
+#define LAQ_INLINE inline __attribute__((always_inline))
+
 namespace laq {
 
 constexpr int kTileRows = 16;
@@ -10,6 +12,7 @@ constexpr int kBrickColumns = 32;
 constexpr int kLineBytes = 64;
 // Bytes ahead of the one being read that are asked for: 6 KiB covers the latency of memory at its full rate.
 constexpr int kPrefetch = 6144;
+constexpr int kPrefetchFactors = 512;  // of scales and of zero points
 // Inputs that share one unpacked tile; their float sums stay in the first-level cache.
 constexpr int kInputChunk = 128;
 
@@ -25,8 +28,9 @@ struct Activations {
 struct Tier {
     const char *name;
     bool (*runs_here)();
-    // Round one input, float32 [padded columns], to integers of `bits` bits at position `input`.
-    void (*quantize)(const float *x, int64_t n_groups, int group_size, int bits, int64_t input,
+    // Round one input, float32 [padded columns], to integers of `bits` bits at position `input`. False, and an unfinished
+    // result, if a value is not finite.
+    bool (*quantize)(const float *x, int64_t n_groups, int group_size, int bits, int64_t input,
                      int64_t n_inputs, int8_t *high, int8_t *low, float *scales, int32_t *sums);
     // One input: out[16] for each row block from `first` to `last`.
     void (*vector)(const laq_matrix &matrix, const Activations &x, bool two_planes, int64_t first, int64_t last,
@@ -47,6 +51,6 @@ struct Tier {
 };
 
 // Those that were compiled; csrc/api.cpp lists them.
-extern const Tier scalar_tier, avx2_tier, avx_vnni_tier, avx512_tier, avx512_gfni_tier, neon_tier;
+extern const Tier scalar_tier, avx2_tier, avx_vnni_tier, avx512_tier, neon_tier;
 
 }  // namespace laq

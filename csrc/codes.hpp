@@ -1,0 +1,89 @@
+// Lines of bits to bytes of codes, written once over an instruction set `I`; see kernels.hpp.
+#pragma once
+
+#include <string.h>
+
+#include "tier.hpp"
+
+namespace laq {
+namespace {
+
+// Memory is asked for in the second-level cache: the first has too few buffers for all that is on its way.
+LAQ_INLINE void ask_for(const void *p) { __builtin_prefetch(p, 0, 2); }
+
+// A line of B bits, some time before it is needed. Codes of 8 bits are used as fast as they come, and are better asked
+// for later, in the first-level cache. The distances were measured (bench/matmul.py, Zen 4).
+template <int B>
+LAQ_INLINE void ask_for_line(const uint8_t *line) {
+    if constexpr (B == 8) {
+        __builtin_prefetch(line + 4096, 0, 3);
+    } else {
+        ask_for(line + kPrefetch);
+    }
+}
+
+template <int... S>
+struct Sequence {};
+using Slots = Sequence<0, 1, 2, 3, 4, 5, 6, 7>;
+
+// The numbers of slot S in a field of WIDTH bits, at bit TO of each byte. Slots that need the same shift of the same
+// line share it.
+template <class I, int WIDTH, int S, int TO>
+LAQ_INLINE typename I::Bytes field(const uint8_t *lines, int part) {
+    constexpr int in_line = 8 / WIDTH, mask = ((1 << WIDTH) - 1) << TO;
+    const auto line = I::load(lines + kLineBytes * (S / in_line) + part);
+    return I::template masked<mask>(I::template shifted<WIDTH * (S % in_line) - TO>(line));
+}
+
+// Codes of slot S of a brick of B bits at p, times 2 ** UP, for the part of its lines that starts at byte `part`.
+template <class I, int B, int S, int UP>
+LAQ_INLINE typename I::Bytes slot_codes(const uint8_t *p, int part) {
+    if constexpr (B == 8) {
+        return I::load(p + kLineBytes * S + part);
+    } else if constexpr (B == 4 || B == 2 || B == 1) {
+        return field<I, B, S, UP>(p, part);
+    } else {
+        constexpr int first = B > 4 ? 4 : 2, second = B - first;
+        return I::either(field<I, first, S, UP + second>(p, part),
+                         field<I, second, S, UP>(p + kLineBytes * first, part));
+    }
+}
+
+template <class I, int B, int UP, int... S>
+LAQ_INLINE void store_brick(const uint8_t *p, int part, uint8_t *out, Sequence<S...>) {
+    (I::store(out + kLineBytes * S + part, slot_codes<I, B, S, UP>(p, part)), ...);
+}
+
+// A tile's codes times 2 ** UP, by slot: out[group_size / 4][64].
+template <class I, int B, int UP>
+LAQ_INLINE void unpack_tile(const uint8_t *tile, int n_bricks, uint8_t *out) {
+    for (int brick = 0; brick < n_bricks; brick++) {
+        for (int part = 0; part < kLineBytes; part += kLineBytes / I::kParts) {
+            store_brick<I, B, UP>(tile + kLineBytes * B * brick, part, out + 8 * kLineBytes * brick, Slots{});
+        }
+    }
+}
+
+// The function of a tier: codes of a tile of `bits` bits as bytes [16, group_size].
+template <class I>
+void codes_kernel(const uint8_t *tile, int bits, int group_size, uint8_t *out) {
+    alignas(64) uint8_t slots[32 * kLineBytes];
+    const int n_bricks = group_size / kBrickColumns;
+    switch (bits) {
+        case 1: unpack_tile<I, 1, 0>(tile, n_bricks, slots); break;
+        case 2: unpack_tile<I, 2, 0>(tile, n_bricks, slots); break;
+        case 3: unpack_tile<I, 3, 0>(tile, n_bricks, slots); break;
+        case 4: unpack_tile<I, 4, 0>(tile, n_bricks, slots); break;
+        case 5: unpack_tile<I, 5, 0>(tile, n_bricks, slots); break;
+        case 6: unpack_tile<I, 6, 0>(tile, n_bricks, slots); break;
+        default: unpack_tile<I, 8, 0>(tile, n_bricks, slots); break;
+    }
+    for (int slot = 0; slot < group_size / 4; slot++) {
+        for (int row = 0; row < kTileRows; row++) {
+            memcpy(out + row * group_size + 4 * slot, slots + kLineBytes * slot + 4 * row, 4);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace laq

@@ -1,0 +1,99 @@
+// Scales and zero points of the rows of a tile; see kernels.hpp.
+#pragma once
+
+#include "codes.hpp"
+#include "convert.hpp"
+
+namespace laq {
+namespace {
+
+// Widths whose zero points lie in half steps: sums of codes and zero points are doubled, scales halved, all exactly.
+constexpr bool has_half_steps(int bits) { return bits <= 3; }
+
+template <class Word>
+LAQ_INLINE uint64_t load_word(const uint8_t *p) {
+    Word word;
+    memcpy(&word, p, sizeof word);
+    return word;
+}
+
+// B bytes, none beyond them: they may be the last ones. A copy to memory instead would have to wait for its store.
+template <int B>
+LAQ_INLINE uint64_t load_bytes(const uint8_t *p) {
+    if constexpr (B == 1) {
+        return p[0];
+    } else if constexpr (B == 2) {
+        return load_word<uint16_t>(p);
+    } else if constexpr (B == 4) {
+        return load_word<uint32_t>(p);
+    } else if constexpr (B == 8) {
+        return load_word<uint64_t>(p);
+    } else {
+        constexpr int first = B > 4 ? 4 : 2;
+        return load_bytes<first>(p) | load_bytes<B - first>(p + first) << (8 * first);
+    }
+}
+
+// Eight numbers of B bits to eight bytes, for instruction sets without a way of their own.
+template <int B>
+LAQ_INLINE uint64_t spread_bits(uint64_t word) {
+    uint64_t r = 0;
+    for (int i = 0; i < 8; i++) r |= (word >> (B * i) & ((1u << B) - 1)) << (8 * i);
+    return r;
+}
+
+// Eight zero points of a tile of B bits as bytes; in half steps for widths that have them.
+template <class I, int B>
+LAQ_INLINE uint64_t eight_zero_points(const uint8_t *p) {
+    const uint64_t stored = load_bytes<B>(p);
+    constexpr uint64_t first = has_half_steps(B) ? (1u << (B - 1)) - 1 : 0;
+    if constexpr (B == 8) {
+        return stored;
+    } else {
+        return I::template spread<B>(stored) + first * 0x0101010101010101u;
+    }
+}
+
+// What rows have for one tile: zero points as integers, and what a sum of products is multiplied by.
+template <class I>
+struct RowFactors {
+    typename I::Ints zero_points[I::kParts];
+    typename I::Floats scales[I::kParts];
+};
+
+template <class I, int B>
+LAQ_INLINE void load_row_factors(const laq_matrix &matrix, int64_t tile, int octave, const uint8_t *zero_points,
+                                 RowFactors<I> &factors) {
+    ask_for(zero_points + kPrefetchFactors);
+    ask_for(static_cast<const uint8_t *>(matrix.scales) + kTileRows * tile + kPrefetchFactors);
+    const uint64_t low = eight_zero_points<I, B>(zero_points), high = eight_zero_points<I, B>(zero_points + B);
+#pragma GCC unroll 4
+    for (int part = 0; part < I::kParts; part++) {
+        constexpr int rows = kTileRows / I::kParts;
+        factors.zero_points[part] = I::widen(low, high, part);
+        if constexpr (B == 8 && I::kOffset8 != 0) {
+            factors.zero_points[part] = I::add(factors.zero_points[part], I::repeat(-I::kOffset8));
+        }
+        if (matrix.scale_format == LAQ_SCALES_LOG8) {
+            const uint8_t *steps = static_cast<const uint8_t *>(matrix.scales) + kTileRows * tile + rows * part;
+            factors.scales[part] = I::log_scales(steps, octave - (has_half_steps(B) ? 1 : 0));
+        } else {
+            const uint16_t *halves = static_cast<const uint16_t *>(matrix.scales) + kTileRows * tile + rows * part;
+            factors.scales[part] = I::times(I::half_scales(halves), has_half_steps(B) ? 0.5f : 1.0f);
+        }
+    }
+}
+
+// Where the next tile of a row block lies.
+struct Cursor {
+    const uint8_t *payload;
+    const uint8_t *zero_points;
+};
+
+// Zero points lie as densely as the payload: 2 b bytes for every 2 b group_size.
+LAQ_INLINE Cursor cursor_at(const laq_matrix &matrix, const uint8_t *payload) {
+    return {payload, matrix.zero_points + (payload - matrix.payload) / matrix.group_size};
+}
+
+}  // namespace
+}  // namespace laq
