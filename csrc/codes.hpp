@@ -11,17 +11,6 @@ namespace {
 // Memory is asked for in the second-level cache: the first has too few buffers for all that is on its way.
 LAQ_INLINE void ask_for(const void *p) { __builtin_prefetch(p, 0, 2); }
 
-// A line of B bits, some time before it is needed. Codes of 8 bits are used as fast as they come, and are better asked
-// for later, in the first-level cache. The distances were measured (bench/matmul.py, Zen 4).
-template <int B>
-LAQ_INLINE void ask_for_line(const uint8_t *line) {
-    if constexpr (B == 8) {
-        __builtin_prefetch(line + 4096, 0, 3);
-    } else {
-        ask_for(line + kPrefetch);
-    }
-}
-
 template <int... S>
 struct Sequence {};
 using Slots = Sequence<0, 1, 2, 3, 4, 5, 6, 7>;

@@ -157,8 +157,12 @@ void round_inputs(void *context, int64_t index) {
     }
 }
 
-void share(int64_t n_parts, bool alone, Pool::Work work, void *context) {
-    if (!alone) return Pool::get().run(n_parts, work, context);
+// After one input the next call follows soon, with little between that other threads would do; after a long prompt the
+// framework's own threads have their turn.
+int spins_after(int64_t n_inputs) { return n_inputs <= 4 ? 5000 : 200; }
+
+void share(int64_t n_parts, bool alone, int spins, Pool::Work work, void *context) {
+    if (!alone) return Pool::get().run(n_parts, work, context, spins);
     for (int64_t part = 0; part < n_parts; part++) work(context, part);
 }
 
@@ -180,12 +184,13 @@ int32_t linear(const Tier &tier, const laq_matrix *matrices, int32_t n_matrices,
     int64_t payload_bytes = 0;
     for (int32_t i = 0; i < n_matrices; i++) payload_bytes += matrices[i].payload_bytes;
     const bool alone = payload_bytes * n_inputs < kAlone;
-    share((n_inputs + kInputsAtOnce - 1) / kInputsAtOnce, alone, round_inputs, &rounding);
+    const int spins = spins_after(n_inputs);
+    share((n_inputs + kInputsAtOnce - 1) / kInputsAtOnce, alone, spins, round_inputs, &rounding);
     if (rounding.failed) return LAQ_NO_MEMORY;
     Call call{matrices, &tier, {rounding.high, rounding.low, rounding.scales, rounding.sums, n_inputs},
               activation_bits == 16, type, y, bias, {}};
     cut(call, n_matrices, payload_bytes, Pool::get().threads());
-    share(static_cast<int64_t>(call.parts.size()), alone, work_on_part, &call);
+    share(static_cast<int64_t>(call.parts.size()), alone, spins, work_on_part, &call);
     for (int64_t input = 0; input < n_inputs; input++) {
         if (rounding.finite[input] != 0) continue;
         const uint8_t *row = static_cast<const uint8_t *>(x) + input * stride * type_bytes(type);

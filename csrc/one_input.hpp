@@ -56,7 +56,7 @@ LAQ_INLINE Sums<I> multiply_tile(const laq_matrix &matrix, const Activations &x,
     for (int column = 0; column < matrix.group_size; column += kBrickColumns, payload += kLineBytes * B) {
 #pragma GCC unroll 8
         for (int line = 0; line < B; line++) {
-            ask_for_line<B>(payload + kLineBytes * line);
+            ask_for(payload + kLineBytes * line + kPrefetch);
         }
         add_brick<I, B, kTwoPlanes>(payload, x.high + first + column, x.low + first + column, sums, Slots{});
     }

@@ -22,6 +22,7 @@ namespace laq {
 class Pool {
   public:
     using Work = void (*)(void *context, int64_t part);
+    static constexpr int kSpins = 2000;
 
     static Pool &get() {
         static Pool *pool = new Pool;  // never destroyed: threads may outlive main
@@ -34,7 +35,9 @@ class Pool {
     }
     int threads() const { return wanted_; }
 
-    void run(int64_t n_parts, Work work, void *context) {
+    // `spins`: how long threads wait for the next call without sleeping. Waking one takes as long as reading a megabyte;
+    // one that spins takes a core from others.
+    void run(int64_t n_parts, Work work, void *context, int spins = kSpins) {
         std::unique_lock<std::mutex> one(caller_, std::defer_lock);
         if (n_parts <= 1 || wanted_ <= 1 || !one.try_lock() || !start()) {
             for (int64_t part = 0; part < n_parts; part++) work(context, part);
@@ -47,6 +50,7 @@ class Pool {
             crew.context = context;
             crew.n_parts = n_parts;
             crew.caller_cpu = current_cpu();
+            crew.spins = spins;
             crew.done.store(0, std::memory_order_relaxed);
             const uint64_t round = (crew.ticket.load(std::memory_order_relaxed) >> 32) + 1;
             crew.ticket.store(round << 32, std::memory_order_release);
@@ -73,7 +77,7 @@ class Pool {
         Work work = nullptr;
         void *context = nullptr;
         int64_t n_parts = 0;
-        std::atomic<int> caller_cpu{-1};
+        std::atomic<int> caller_cpu{-1}, spins{0};
         std::vector<std::thread> threads;
 
         void claim_all() {
@@ -106,17 +110,14 @@ class Pool {
             }
         }
 
-        // Wait a little without sleeping: calls of one token follow each other closely.
         bool spin(uint64_t seen) const {
-            for (int i = 0; i < kSpins; i++) {
+            for (int i = 0; i < spins; i++) {
                 if (ticket.load(std::memory_order_acquire) >> 32 != seen || leave) return true;
                 pause();
             }
             return false;
         }
     };
-
-    static constexpr int kSpins = 2000;
 
     Pool() {
         const unsigned cores = std::thread::hardware_concurrency();

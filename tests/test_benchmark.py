@@ -8,6 +8,7 @@ from torch import nn
 
 from laq import benchmark
 from laq.benchmark import (
+    MIXED,
     bytes_per_token,
     network_writer,
     product_contenders,
@@ -16,6 +17,7 @@ from laq.benchmark import (
     same_threads,
 )
 from laq.core.errors import RequestError
+from laq.core.packing import CODE_BITS
 from laq.evaluation import speed
 from laq.kernels import native
 from laq.kernels.reference import dequantize
@@ -24,7 +26,8 @@ from laq.runtime.linear import PackedLinear
 from laq.runtime.packed import PackedWeight
 
 INT4 = 5
-MINE = ("laq 2 bit", "laq 3 bit", "laq 4 bit", "laq 8 bit", "laq mixed")
+WIDTHS = ("laq 2 bit", "laq 3 bit", "laq 4 bit", "laq 8 bit", "laq mixed")
+MINE = tuple(name for width in WIDTHS for name in (width, f"{width}, kernel"))
 
 
 class TiedModel(nn.Module):
@@ -90,7 +93,16 @@ def test_every_width_and_torch_multiply():
     assert all(result.shape == (2, 48) for result in results.values())
     expected = torch.ones(64) @ torch.from_numpy(dequantize(random_packed((48, 64), INT4))).T
     assert torch.allclose(results["laq 4 bit"][0], expected, rtol=1e-3, atol=1e-5)
+    assert all(results[width].equal(results[f"{width}, kernel"]) for width in WIDTHS)
     assert reading.weight_bytes == next(one.weight_bytes for one in contenders if one.name == "laq 4 bit")
+
+
+@pytest.mark.usefixtures("few_copies")
+def test_mixed_matrix_has_all_widths_and_the_bytes_of_four_bits():
+    contenders, _, _ = product_contenders((16 * 20, 64), threads=1)
+    size = {one.name: one.weight_bytes for one in contenders}
+    assert size["laq mixed"] == size["laq 4 bit"]
+    assert {CODE_BITS[choice] for choice in MIXED} == {1, 2, 3, 4, 5, 6, 8}
 
 
 @pytest.mark.usefixtures("few_copies")

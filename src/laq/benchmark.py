@@ -27,6 +27,7 @@ from laq.evaluation.speed import Contender, Writer, copies_of, torch_contender
 from laq.kernels import native
 from laq.kernels.packing import pack
 from laq.runtime.arena import Arena
+from laq.runtime.calls import activation_bits
 from laq.runtime.decoding import Decoder
 from laq.runtime.embedding import PackedEmbedding
 from laq.runtime.generate import generate
@@ -37,8 +38,8 @@ GROUP_SIZE = 64
 CHOICES = {"laq 2 bit": 3, "laq 3 bit": 4, "laq 4 bit": 5, "laq 8 bit": 8}
 """Candidate format of every tile."""
 
-MIXED = (3, 4, 5, 6, 7, 8)
-"""Candidates that the tiles of a mixed matrix take, each as often."""
+MIXED = (1, 3, 4, 4, 5, 5, 5, 6, 7, 8)
+"""Candidates that the tiles of a mixed matrix take, each as often: all widths, 4 bits on average."""
 
 
 @contextmanager
@@ -90,7 +91,9 @@ def product_contenders(
     missing : dict of str
         What is not here, and the line that installs it.
     """
-    contenders = [_laq_contender(name, packed) for name, packed in _random_matrices(shape).items()]
+    contenders = [
+        one for name, packed in _random_matrices(shape).items() for one in _laq_contenders(name, packed)
+    ]
     of_four = next(one for one in contenders if one.name == "laq 4 bit")
     contenders += [torch_contender(shape, dtype) for dtype in (torch.float32, torch.bfloat16)]
     missing = {}
@@ -110,9 +113,10 @@ def product_contenders(
 def _random_matrices(shape: tuple[int, int]) -> dict[str, PackedTensor]:
     grid = TileGrid(*shape, GROUP_SIZE)
     generator = np.random.default_rng(0)
-    mixed = generator.choice(np.array(MIXED, np.uint8), (grid.n_row_blocks, grid.n_groups))
+    n_tiles = grid.n_row_blocks * grid.n_groups
+    mixed = generator.permutation(np.resize(np.array(MIXED, np.uint8), n_tiles))
     found = {name: random_packed(shape, choice) for name, choice in CHOICES.items()}
-    return found | {"laq mixed": random_packed(shape, mixed)}
+    return found | {"laq mixed": random_packed(shape, mixed.reshape(grid.n_row_blocks, -1))}
 
 
 def random_packed(
@@ -141,15 +145,28 @@ def random_packed(
     return pack(QTensor(grid, ScaleFormat.LOG8, chosen, codes, scales, zero_points, rows, columns))
 
 
-def _laq_contender(name: str, packed: PackedTensor) -> Contender:
-    arena = Arena()
+def _laq_contenders(name: str, packed: PackedTensor) -> list[Contender]:
+    """Layers as a network calls them; where there are kernels also these alone, without Python around."""
+    arena, library = Arena(), native.library()
     n_copies = copies_of(packed.size_bytes)
     layers = [PackedLinear(PackedWeight(packed, memory=arena), None) for _ in range(n_copies)]
+    found = [Contender(name, packed.size_bytes, n_copies, lambda inputs: lambda copy: layers[copy](inputs))]
+    if library is None:
+        return found
 
     def bind(inputs: torch.Tensor) -> Callable[[int], object]:
-        return lambda copy: layers[copy](inputs)
+        n, outputs = len(inputs), torch.empty(len(inputs), packed.grid.n_rows)
+        copies = [native.matrices([layer.packed.matrix()]) for layer in layers]
+        arguments = 1, inputs.data_ptr(), native.FLOAT32, n, inputs.stride(0)
+        result, no_bias = native.addresses([outputs.data_ptr()]), native.addresses([None])
 
-    return Contender(name, packed.size_bytes, len(layers), bind)
+        def multiply(copy: int) -> torch.Tensor:
+            library.linear(copies[copy], *arguments, result, no_bias, activation_bits(n))
+            return outputs
+
+        return multiply
+
+    return [*found, Contender(f"{name}, kernel", packed.size_bytes, n_copies, bind)]
 
 
 def network_writer(

@@ -23,7 +23,7 @@ def can_run(inputs: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
     """Say whether the native kernels take this input: on the CPU, of a known type, no gradient wanted."""
     wants_gradient = inputs.requires_grad or (bias is not None and bias.requires_grad)
     return (
-        inputs.device.type == "cpu"
+        inputs.is_cpu
         and inputs.dtype in TYPES
         and not (wants_gradient and torch.is_grad_enabled())
         and forward_ad._current_level < 0  # forward-mode derivatives ride on the tensor, unseen by a pointer
@@ -83,27 +83,30 @@ def call_linear(
     library = native.library()
     assert library is not None
     _check_call(matrices, biases, inputs)
-    rows = inputs.detach().resolve_neg().reshape(-1, inputs.shape[-1])
-    if rows.stride(1) != 1:
-        rows = rows.contiguous()
-    lead, dtype = inputs.shape[:-1], inputs.dtype
+    width, dtype = matrices[0].n_columns, inputs.dtype
+    rows, n_inputs, stride = inputs, inputs.numel() // width, width
+    if not inputs.is_contiguous() or inputs.is_neg():
+        rows = inputs.detach().resolve_neg().reshape(-1, width)
+        rows = rows if rows.stride(1) == 1 else rows.contiguous()
+        stride = rows.stride(0)
+    lead = inputs.shape[:-1]
     outputs = [torch.empty((*lead, matrix.n_rows), dtype=dtype, device="cpu") for matrix in matrices]
     inside = [bias if bias is not None and bias.dtype == torch.float32 else None for bias in biases]
     code = library.linear(
         matrices,
-        len(matrices),
+        len(outputs),
         rows.data_ptr(),
         TYPES[dtype],
-        len(rows),
-        rows.stride(0),
+        n_inputs,
+        stride,
         native.addresses([output.data_ptr() for output in outputs]),
         native.addresses([None if bias is None else bias.data_ptr() for bias in inside]),
-        bits or activation_bits(len(rows)),
+        bits or activation_bits(n_inputs),
     )
     native.raise_problem(code, name="linear")
-    for i, bias in enumerate(biases):
-        if bias is not None and inside[i] is None:
-            outputs[i] += bias.to(dtype)
+    for output, bias, added in zip(outputs, biases, inside, strict=True):
+        if bias is not None and added is None:
+            output.add_(bias.to(dtype))
     return outputs
 
 
