@@ -13,6 +13,7 @@ struct Avx2 {
     using Ints = __m256i;
     using Floats = __m256;
     static constexpr int kParts = 2;
+    static constexpr int kFew = 1;
 #if defined(__AVXVNNI__)
     static constexpr int kBlock = 12;
 #else

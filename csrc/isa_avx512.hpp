@@ -13,6 +13,7 @@ struct Avx512 {
     using Ints = __m512i;
     using Floats = __m512;
     static constexpr int kParts = 1;
+    static constexpr int kFew = 4;
     static constexpr int kBlock = 12;
     static constexpr int kOffset8 = 0;
 

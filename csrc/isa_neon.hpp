@@ -13,6 +13,7 @@ struct Neon {
     using Ints = int32x4_t;
     using Floats = float32x4_t;
     static constexpr int kParts = 4;
+    static constexpr int kFew = 1;
     static constexpr int kBlock = 8;
     // The dot product takes signed bytes: codes of 8 bits are moved down by 128, and zero points with them.
     static constexpr int kOffset8 = 128;

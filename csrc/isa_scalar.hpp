@@ -11,6 +11,7 @@ struct Scalar {
     struct Ints { int32_t v[16]; };
     struct Floats { float v[16]; };
     static constexpr int kParts = 1;
+    static constexpr int kFew = 1;
     static constexpr int kBlock = 1;
     static constexpr int kOffset8 = 0;
 

@@ -6,6 +6,7 @@
 // An instruction set has
 //   Bytes, Ints, Floats      vectors over one part of a line: 64 / kParts bytes, 16 / kParts rows
 //   kParts                   parts of a line
+//   kFew                     inputs of two planes that a tile in registers is multiplied with: 1, or up to 4
 //   kBlock                   inputs whose sums fit into registers, with one plane of activations
 //   load, store              a part of a line
 //   shifted<BY>              bytes shifted down, or up if BY < 0; bits of neighbouring bytes may come in
@@ -19,8 +20,8 @@
 #include "attention.hpp"
 #include "codes.hpp"
 #include "dense.hpp"
+#include "few_inputs.hpp"
 #include "many_inputs.hpp"
-#include "one_input.hpp"
 #include "rounding.hpp"
 #include "search.hpp"
 
@@ -29,7 +30,7 @@ namespace {
 
 template <class I>
 constexpr Tier tier_of(const char *name, bool (*runs_here)()) {
-    return {name, runs_here, quantize_kernel, vector_kernel<I>, block_kernel<I>, attend_kernel<I>,
+    return {name, runs_here, I::kFew, quantize_kernel, vector_kernel<I>, block_kernel<I>, attend_kernel<I>,
             attention_scratch, multiply_kernel<I>, codes_kernel<I>, errors_kernel, rounding_kernel};
 }
 

@@ -76,16 +76,16 @@ uint8_t *output(const Call &call, int32_t matrix, int64_t input) {
     return static_cast<uint8_t *>(call.y[matrix]) + input * call.matrices[matrix].n_rows * type_bytes(call.type);
 }
 
-void one_input(Call &call, const Part &part) {
+void few_inputs(Call &call, const Part &part) {
     const laq_matrix &m = call.matrices[part.matrix];
     const float *bias = call.bias == nullptr ? nullptr : call.bias[part.matrix];
-    constexpr int64_t at_once = 64;
-    float sums[at_once * kTileRows];
+    float sums[kInputChunk * kTileRows];
+    const int64_t n = call.x.n_inputs, at_once = kInputChunk / n;
     for (int64_t block = part.first; block < part.last; block += at_once) {
         const int64_t end = std::min(block + at_once, part.last);
         call.tier->vector(m, call.x, call.two_planes, block, end, m.payload + m.row_offsets[block], sums);
         for (int64_t i = block; i < end; i++) {
-            scatter(m, i, sums + kTileRows * (i - block), bias, output(call, part.matrix, 0), call.type);
+            scatter(m, i, n, sums + n * kTileRows * (i - block), bias, output(call, part.matrix, 0), call.type);
         }
     }
 }
@@ -98,9 +98,7 @@ void many_inputs(Call &call, const Part &part) {
         const int n = static_cast<int>(std::min<int64_t>(kInputChunk, call.x.n_inputs - input));
         for (int64_t block = part.first; block < part.last; block++) {
             call.tier->block(m, call.x, call.two_planes, block, m.payload + m.row_offsets[block], input, n, sums);
-            for (int i = 0; i < n; i++) {
-                scatter(m, block, sums + kTileRows * i, bias, output(call, part.matrix, input + i), call.type);
-            }
+            scatter(m, block, n, sums, bias, output(call, part.matrix, input), call.type);
         }
     }
 }
@@ -108,7 +106,7 @@ void many_inputs(Call &call, const Part &part) {
 void work_on_part(void *context, int64_t index) {
     Call &call = *static_cast<Call *>(context);
     const Part &part = call.parts[static_cast<size_t>(index)];
-    if (call.x.n_inputs == 1) one_input(call, part);
+    if (call.x.n_inputs == 1 || (call.two_planes && call.x.n_inputs <= call.tier->few)) few_inputs(call, part);
     else many_inputs(call, part);
 }
 

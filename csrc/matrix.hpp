@@ -55,13 +55,25 @@ inline void store_element(uint8_t *p, int32_t type, int64_t i, float value) {
 inline bool is_finite(float value) { return (as_bits(value) & 0x7fffffffu) < 0x7f800000u; }
 inline bool is_nan(float value) { return (as_bits(value) & 0x7fffffffu) > 0x7f800000u; }
 
-// The 16 sums of a row block to their rows of one output.
-inline void scatter(const laq_matrix &m, int64_t block, const float *sums, const float *bias, uint8_t *y,
-                    int32_t type) {
+template <int32_t kType>
+void scatter_as(const int64_t *rows, int64_t n_rows, const float *sums, const float *bias, uint8_t *y) {
+    for (int64_t i = 0; i < n_rows; i++) store_element(y, kType, rows[i], sums[i] + bias[i]);
+}
+
+// Sums [n_inputs, 16] of a row block to their rows of each output.
+inline void scatter(const laq_matrix &m, int64_t block, int64_t n_inputs, const float *sums, const float *bias,
+                    uint8_t *y, int32_t type) {
     const int64_t first = block * kTileRows, left = m.n_rows - first, n = left < kTileRows ? left : kTileRows;
+    int64_t rows[kTileRows];
+    float added[kTileRows];
     for (int64_t i = 0; i < n; i++) {
-        const int64_t row = source_row(m, first + i);
-        store_element(y, type, row, bias == nullptr ? sums[i] : sums[i] + bias[row]);
+        rows[i] = source_row(m, first + i);
+        added[i] = bias == nullptr ? -0.0f : bias[rows[i]];  // x + -0 is x, also for zeros
+    }
+    for (int64_t input = 0; input < n_inputs; input++, sums += kTileRows, y += m.n_rows * type_bytes(type)) {
+        if (type == LAQ_FLOAT32) scatter_as<LAQ_FLOAT32>(rows, n, sums, added, y);
+        else if (type == LAQ_BFLOAT16) scatter_as<LAQ_BFLOAT16>(rows, n, sums, added, y);
+        else scatter_as<LAQ_FLOAT16>(rows, n, sums, added, y);
     }
 }
 

@@ -102,7 +102,7 @@ void product_not_finite(const laq_matrix &m, const Tier &tier, const uint8_t *x,
         }
         const bool any = std::find(missing.begin(), missing.end(), 1) != missing.end();
         for (float &sum : sums) sum = any ? nan : sum;
-        scatter(m, block, sums, bias, y, type);
+        scatter(m, block, 1, sums, bias, y, type);
     }
 }
 

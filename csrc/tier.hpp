@@ -28,11 +28,12 @@ struct Activations {
 struct Tier {
     const char *name;
     bool (*runs_here)();
+    int64_t few;  // inputs of two planes that `vector` takes
     // Round one input, float32 [padded columns], to integers of `bits` bits at position `input`. False, and an unfinished
     // result, if a value is not finite.
     bool (*quantize)(const float *x, int64_t n_groups, int group_size, int bits, int64_t input,
                      int64_t n_inputs, int8_t *high, int8_t *low, float *scales, int32_t *sums);
-    // One input: out[16] for each row block from `first` to `last`.
+    // One input, or with two planes up to `few`: out[n_inputs][16] for each row block from `first` to `last`.
     void (*vector)(const laq_matrix &matrix, const Activations &x, bool two_planes, int64_t first, int64_t last,
                    const uint8_t *payload, float *out);
     // Up to kInputChunk inputs from `input`: out[n][16] of one row block.

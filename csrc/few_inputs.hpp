@@ -1,0 +1,194 @@
+// One input, or a few: tiles are unpacked into registers and multiplied at once; see kernels.hpp.
+#pragma once
+
+#include "factors.hpp"
+
+namespace laq {
+namespace {
+
+// Products of even and of odd slots with each plane of N inputs.
+template <class I, int N>
+struct Sums {
+    typename I::Ints high[N][2][I::kParts], low[N][2][I::kParts];
+};
+
+// Sums of N outputs, 16 rows each.
+template <class I, int N>
+struct Outputs {
+    typename I::Floats rows[N][I::kParts];
+};
+
+// Codes of odd slots are taken times 2 ** odd_up: they lie so much higher in their byte than those of the slot before,
+// and one shift serves both. No byte exceeds 127: not every dot product takes more.
+constexpr int odd_up(int bits) { return bits == 2 ? 2 : bits & 1; }
+
+template <class I, int B, bool kTwoPlanes, int N, int S>
+LAQ_INLINE void add_slot(const uint8_t *brick, const int8_t *high, const int8_t *low, int stride, Sums<I, N> &sums) {
+    constexpr int odd = S & 1;
+#pragma GCC unroll 4
+    for (int part = 0; part < I::kParts; part++) {
+        const auto codes = slot_codes<I, B, S, odd * odd_up(B)>(brick, kLineBytes / I::kParts * part);
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) {
+            auto &sum = sums.high[n][odd][part], &of_low = sums.low[n][odd][part];
+            sum = I::template dot<B>(sum, codes, I::repeat4(high + n * stride + 4 * S));
+            if constexpr (kTwoPlanes) {
+                of_low = I::template dot<B>(of_low, codes, I::repeat4(low + n * stride + 4 * S));
+            }
+        }
+    }
+}
+
+template <class I, int B, bool kTwoPlanes, int N, int... S>
+LAQ_INLINE void add_brick(const uint8_t *brick, const int8_t *high, const int8_t *low, int stride, Sums<I, N> &sums,
+                          Sequence<S...>) {
+    (add_slot<I, B, kTwoPlanes, N, S>(brick, high, low, stride, sums), ...);
+}
+
+template <class I, int B>
+LAQ_INLINE typename I::Ints of_all_slots(const typename I::Ints (&sums)[2][I::kParts], int part) {
+    if constexpr (odd_up(B) == 0) {
+        return I::add(sums[0][part], sums[1][part]);
+    } else {
+        return I::add(sums[0][part], I::template down<odd_up(B)>(sums[1][part]));
+    }
+}
+
+template <class I, int B, bool kTwoPlanes, int N>
+LAQ_INLINE Sums<I, N> multiply_tile(const laq_matrix &matrix, const Activations &x, int64_t tile,
+                                    const uint8_t *payload) {
+    const int64_t first = int64_t{matrix.groups[tile]} * N * matrix.group_size;
+    Sums<I, N> sums;
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+#pragma GCC unroll 4
+        for (int part = 0; part < I::kParts; part++) {
+            sums.high[n][0][part] = sums.high[n][1][part] = I::repeat(0);
+            sums.low[n][0][part] = sums.low[n][1][part] = I::repeat(0);
+        }
+    }
+    for (int column = 0; column < matrix.group_size; column += kBrickColumns, payload += kLineBytes * B) {
+#pragma GCC unroll 8
+        for (int line = 0; line < B; line++) {
+            ask_for(payload + kLineBytes * line + kPrefetch);
+        }
+        add_brick<I, B, kTwoPlanes, N>(payload, x.high + first + column, x.low + first + column, matrix.group_size,
+                                       sums, Slots{});
+    }
+    return sums;
+}
+
+// What the sums of a tile add to the outputs.
+template <class I, int B, bool kTwoPlanes, int N>
+LAQ_INLINE void add_outputs(const laq_matrix &matrix, const Activations &x, int64_t tile, int octave,
+                            const uint8_t *zero_points, const Sums<I, N> &sums, Outputs<I, N> &out) {
+    const int64_t first = int64_t{matrix.groups[tile]} * N;
+    RowFactors<I> rows;
+    load_row_factors<I, B>(matrix, tile, octave, zero_points, rows);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+#pragma GCC unroll 4
+        for (int part = 0; part < I::kParts; part++) {
+            auto sum = of_all_slots<I, B>(sums.high[n], part);
+            if constexpr (kTwoPlanes) {
+                sum = I::add(I::template up<8>(sum), of_all_slots<I, B>(sums.low[n], part));
+            }
+            if constexpr (has_half_steps(B)) {
+                sum = I::add(sum, sum);
+            }
+            sum = I::subtract(sum, I::multiply(rows.zero_points[part], I::repeat(x.sums[first + n])));
+            const auto scale = I::times(rows.scales[part], x.scales[first + n]);
+            out.rows[n][part] = I::multiply_add(I::to_float(sum), scale, out.rows[n][part]);
+        }
+    }
+}
+
+// Tiles first to last of one row block, all of B bits. A function of its own: inlined seven times into one, runs would
+// compete for registers. With one input the sums of a tile are used after the next one was begun: by then they are
+// there. Those of several inputs would not fit into registers twice, and fill the time themselves.
+template <class I, int B, bool kTwoPlanes, int N>
+__attribute__((noinline)) Cursor vector_run(const laq_matrix &matrix, const Activations &x, int64_t first, int64_t last,
+                                            int octave, Cursor at, Outputs<I, N> &out) {
+    Outputs<I, N> total = out;
+    const auto add = [&](int64_t tile, const Sums<I, N> &sums) {
+        add_outputs<I, B, kTwoPlanes, N>(matrix, x, tile, octave, at.zero_points, sums, total);
+        at.zero_points += 2 * B;
+    };
+    Sums<I, N> before{};
+    for (int64_t tile = first; tile < last; tile++) {
+        const Sums<I, N> sums = multiply_tile<I, B, kTwoPlanes, N>(matrix, x, tile, at.payload);
+        at.payload += 2 * B * matrix.group_size;
+        if constexpr (N > 1) {
+            add(tile, sums);
+        } else {
+            if (tile > first) {
+                add(tile - 1, before);
+            }
+            before = sums;
+        }
+    }
+    if constexpr (N == 1) {
+        add(last - 1, before);
+    }
+    out = total;
+    return at;
+}
+
+LAQ_INLINE int64_t end_of_run(const laq_matrix &matrix, int64_t tile, int64_t last) {
+    int64_t end = tile + 1;
+    while (end < last && matrix.bits[end] == matrix.bits[tile]) {
+        end++;
+    }
+    return end;
+}
+
+template <class I, bool kTwoPlanes, int N>
+void vector_blocks(const laq_matrix &matrix, const Activations &x, int64_t first, int64_t last, Cursor at,
+                   float *out) {
+    for (int64_t block = first; block < last; block++) {
+        Outputs<I, N> sums;
+        for (auto &rows : sums.rows) {
+            for (auto &part : rows) part = I::zeros();
+        }
+        const int octave = matrix.octaves != nullptr ? matrix.octaves[block] : 0;
+        const int64_t stop = matrix.tile_starts[block + 1];
+        for (int64_t tile = matrix.tile_starts[block]; tile < stop;) {
+            const int64_t end = end_of_run(matrix, tile, stop);
+            switch (matrix.bits[tile]) {
+                case 1: at = vector_run<I, 1, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                case 2: at = vector_run<I, 2, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                case 3: at = vector_run<I, 3, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                case 4: at = vector_run<I, 4, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                case 5: at = vector_run<I, 5, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                case 6: at = vector_run<I, 6, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                default: at = vector_run<I, 8, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+            }
+            tile = end;
+        }
+        for (auto &rows : sums.rows) {
+            for (auto &part : rows) {
+                I::store_floats(out, part);
+                out += kTileRows / I::kParts;
+            }
+        }
+    }
+}
+
+// The function of a tier.
+template <class I>
+void vector_kernel(const laq_matrix &matrix, const Activations &x, bool two_planes, int64_t first, int64_t last,
+                   const uint8_t *payload, float *out) {
+    const Cursor at = cursor_at(matrix, payload);
+    if (!two_planes) return vector_blocks<I, false, 1>(matrix, x, first, last, at, out);
+    if constexpr (I::kFew >= 4) {
+        switch (x.n_inputs) {
+            case 2: return vector_blocks<I, true, 2>(matrix, x, first, last, at, out);
+            case 3: return vector_blocks<I, true, 3>(matrix, x, first, last, at, out);
+            case 4: return vector_blocks<I, true, 4>(matrix, x, first, last, at, out);
+        }
+    }
+    vector_blocks<I, true, 1>(matrix, x, first, last, at, out);
+}
+
+}  // namespace
+}  // namespace laq
