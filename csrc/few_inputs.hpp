@@ -22,15 +22,18 @@ struct Outputs {
 // and one shift serves both. No byte exceeds 127: not every dot product takes more.
 constexpr int odd_up(int bits) { return bits == 2 ? 2 : bits & 1; }
 
+// Where both lie alike they share one sum, unless that of a single input would have to wait for itself.
+constexpr bool share_sum(int bits, int n_inputs) { return odd_up(bits) == 0 && n_inputs > 1; }
+
 template <class I, int B, bool kTwoPlanes, int N, int S>
 LAQ_INLINE void add_slot(const uint8_t *brick, const int8_t *high, const int8_t *low, int stride, Sums<I, N> &sums) {
-    constexpr int odd = S & 1;
+    constexpr int odd = S & 1, set = share_sum(B, N) ? 0 : odd;
 #pragma GCC unroll 4
     for (int part = 0; part < I::kParts; part++) {
         const auto codes = slot_codes<I, B, S, odd * odd_up(B)>(brick, kLineBytes / I::kParts * part);
 #pragma GCC unroll 4
         for (int n = 0; n < N; n++) {
-            auto &sum = sums.high[n][odd][part], &of_low = sums.low[n][odd][part];
+            auto &sum = sums.high[n][set][part], &of_low = sums.low[n][set][part];
             sum = I::template dot<B>(sum, codes, I::repeat4(high + n * stride + 4 * S));
             if constexpr (kTwoPlanes) {
                 of_low = I::template dot<B>(of_low, codes, I::repeat4(low + n * stride + 4 * S));
@@ -45,9 +48,11 @@ LAQ_INLINE void add_brick(const uint8_t *brick, const int8_t *high, const int8_t
     (add_slot<I, B, kTwoPlanes, N, S>(brick, high, low, stride, sums), ...);
 }
 
-template <class I, int B>
+template <class I, int B, int N>
 LAQ_INLINE typename I::Ints of_all_slots(const typename I::Ints (&sums)[2][I::kParts], int part) {
-    if constexpr (odd_up(B) == 0) {
+    if constexpr (share_sum(B, N)) {
+        return sums[0][part];
+    } else if constexpr (odd_up(B) == 0) {
         return I::add(sums[0][part], sums[1][part]);
     } else {
         return I::add(sums[0][part], I::template down<odd_up(B)>(sums[1][part]));
@@ -89,9 +94,9 @@ LAQ_INLINE void add_outputs(const laq_matrix &matrix, const Activations &x, int6
     for (int n = 0; n < N; n++) {
 #pragma GCC unroll 4
         for (int part = 0; part < I::kParts; part++) {
-            auto sum = of_all_slots<I, B>(sums.high[n], part);
+            auto sum = of_all_slots<I, B, N>(sums.high[n], part);
             if constexpr (kTwoPlanes) {
-                sum = I::add(I::template up<8>(sum), of_all_slots<I, B>(sums.low[n], part));
+                sum = I::add(I::template up<8>(sum), of_all_slots<I, B, N>(sums.low[n], part));
             }
             if constexpr (has_half_steps(B)) {
                 sum = I::add(sum, sum);

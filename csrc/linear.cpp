@@ -124,7 +124,7 @@ struct Rounding {
     std::atomic<bool> failed{false};
 };
 
-constexpr int64_t kInputsAtOnce = 4;
+constexpr int64_t kInputsAtOnce = 2;
 
 // Values that are not finite count as zero here; product_not_finite sees to them.
 bool round_input(const Rounding &r, float *row, int64_t input) {

@@ -110,7 +110,7 @@ def bound(h, inputs, bits):
 def test_all_tiers_give_the_same_bits_within_the_bound(held, choices, group_size, scale_format):
     h = held((100, 5 * group_size + 13), group_size, choices=choices, scale_format=scale_format)
     exact = dequantize(h.packed).astype(np.float64)
-    for n in (1, 2, 13, 130):
+    for n in (1, 2, 3, 4, 13, 130):
         inputs = inputs_for(h, n)
         for bits in (8, 16):
             found = []
@@ -132,14 +132,15 @@ def test_any_shape_computes_what_the_reference_computes(held, shape, sorts):
     assert (np.abs(multiply(h, inputs, 16)[0] - expected) <= bound(h, inputs, 16)).all()
 
 
-@pytest.mark.parametrize("n", [1, 5])
-def test_siblings_give_what_each_gives_alone(random_qtensor, n):
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("n", [1, 4, 5])
+def test_siblings_give_what_each_gives_alone(random_qtensor, n, bits):
     tensors = [random_qtensor((rows, 173), 64, sorts_rows=True, seed=rows) for rows in (64, 16, 100)]
     several = [Held(pack(tensor)) for tensor in tensors]
     inputs = inputs_for(several[0], n)
-    together = multiply(several, inputs, 8)
+    together = multiply(several, inputs, bits)
     for h, output in zip(several, together, strict=True):
-        assert np.array_equal(output, multiply(h, inputs, 8)[0])
+        assert np.array_equal(output, multiply(h, inputs, bits)[0])
 
 
 def test_strangers_are_refused_as_siblings(held):
@@ -152,11 +153,13 @@ def test_strangers_are_refused_as_siblings(held):
         native.raise_problem(code, name="w")
 
 
-def test_biases_are_added_to_rows_of_the_source(held):
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("n", [1, 3, 6])
+def test_biases_are_added_to_rows_of_the_source(held, n, bits):
     h = held()
-    inputs = inputs_for(h, 2)
+    inputs = inputs_for(h, n)
     bias = np.arange(200, dtype=np.float32)
-    assert np.array_equal(multiply(h, inputs, 8, biases=[bias])[0], multiply(h, inputs, 8)[0] + bias)
+    assert np.array_equal(multiply(h, inputs, bits, biases=[bias])[0], multiply(h, inputs, bits)[0] + bias)
 
 
 def to_bfloat16(values):
@@ -168,7 +171,7 @@ def from_bfloat16(halves):
     return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
-@pytest.mark.parametrize("n", [1, 6])
+@pytest.mark.parametrize("n", [1, 4, 6])
 def test_half_types_are_read_exactly_and_written_rounded(held, n):
     h = held()
     halves = to_bfloat16(inputs_for(h, n))
