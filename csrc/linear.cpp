@@ -34,9 +34,9 @@ constexpr size_t kKeptBytes = 64 << 20;
 
 size_t rounded(int64_t n) { return (static_cast<size_t>(n) + 63) / 64 * 64; }
 
-// Work is counted in bytes of payload times inputs. A call below kAlone is done by the thread that makes it: waking
-// another takes as long as reading a megabyte. A part below kPart is not worth claiming.
-constexpr int64_t kAlone = 1 << 20, kPart = 1 << 17;
+// Work is counted in bytes of payload times inputs. A call below kAlone is done by the thread that makes it, a part below
+// kPart is not worth claiming: another thread that still waits is there in a microsecond.
+constexpr int64_t kAlone = 1 << 17, kPart = 1 << 16;
 
 struct Part {
     int32_t matrix;
