@@ -236,6 +236,15 @@ def test_number_of_threads_changes_nothing(held, n):
     assert all(np.array_equal(found[0], other) for other in found[1:])
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell")
+def test_calling_thread_keeps_its_cores(held):
+    LIBRARY.set_threads(3)
+    h, before = held((2000, 700)), os.sched_getaffinity(0)
+    for n in (1, 4, 40):
+        multiply(h, inputs_for(h, n), 8)
+    assert os.sched_getaffinity(0) == before
+
+
 def test_calls_from_several_python_threads_do_not_mix(held):
     LIBRARY.set_threads(2)
     several = [held((2000, 700), seed=seed) for seed in range(4)]
