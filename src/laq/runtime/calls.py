@@ -116,9 +116,10 @@ def _check_call(
     width = matrices[0].n_columns
     if not inputs.ndim or inputs.shape[-1] != width:
         raise RequestError(f"inputs of shape {tuple(inputs.shape)}, the last axis should be {width}")
-    for matrix, bias in zip(matrices, biases, strict=True):
+    for i, bias in enumerate(biases):
         if bias is None:
             continue
+        matrix = matrices[i]
         if bias.device.type != "cpu" or bias.shape != (matrix.n_rows,) or not bias.is_contiguous():
             raise RequestError(
                 f"a bias of shape {tuple(bias.shape)} on {bias.device}, expected {(matrix.n_rows,)} on cpu"

@@ -36,7 +36,8 @@ def matrix_of(*arguments: Any) -> native.Matrix:
     if not has_kernels():
         raise RunError("the graph needs native kernels", hint="see `laq doctor` for why there are none")
     addresses = tuple(None if section is None else section.data_ptr() for section in sections)
-    key = (addresses, versions_of(sections), n_rows, n_columns, group_size)
+    given = [section for section in sections if section is not None]
+    key = (addresses, versions_of(given), n_rows, n_columns, group_size)
     found = _checked.get(sections[0])
     if found is None or found[0] != key:
         made = checked_matrix(sections, n_rows=n_rows, n_columns=n_columns, group_size=group_size)

@@ -33,8 +33,7 @@ class Layer(Protocol):
 
 def linear(layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
     """Compute one layer natively: float [..., in_features] to [..., out_features], in the input's type."""
-    matrices = native.matrices([layer.packed.matrix()])
-    return call_linear(matrices, [layer.bias], inputs, layer.activation_bits or 0)[0]
+    return call_linear(layer.packed.checked().alone, [layer.bias], inputs, layer.activation_bits or 0)[0]
 
 
 MAX_MISSES = 8
