@@ -121,7 +121,6 @@ int32_t laq_check(const laq_matrix *matrix) {
 int32_t laq_linear(const laq_matrix *matrices, int32_t n_matrices, const void *x, int32_t type, int64_t n_inputs,
                    int64_t stride, void *const *y, const float *const *bias, int32_t activation_bits) {
     if (!laq::is_call(matrices, n_matrices, x, type, n_inputs, y, activation_bits)) return LAQ_BAD_ARGUMENT;
-    if (n_inputs == 0) return LAQ_OK;
     try {
         return laq::linear(laq::current(), matrices, n_matrices, x, type, n_inputs, stride, y, bias, activation_bits);
     } catch (const std::bad_alloc &) {

@@ -65,7 +65,8 @@ template <class I, int B>
 LAQ_INLINE void load_row_factors(const laq_matrix &matrix, int64_t tile, int octave, const uint8_t *zero_points,
                                  RowFactors<I> &factors) {
     ask_for(zero_points + kPrefetchFactors);
-    ask_for(static_cast<const uint8_t *>(matrix.scales) + kTileRows * tile + kPrefetchFactors);
+    const int64_t scale_bytes = matrix.scale_format == LAQ_SCALES_LOG8 ? 1 : 2;
+    ask_for(static_cast<const uint8_t *>(matrix.scales) + scale_bytes * kTileRows * tile + kPrefetchFactors);
     const uint64_t low = eight_zero_points<I, B>(zero_points), high = eight_zero_points<I, B>(zero_points + B);
 #pragma GCC unroll 4
     for (int part = 0; part < I::kParts; part++) {

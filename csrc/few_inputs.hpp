@@ -60,7 +60,7 @@ LAQ_INLINE typename I::Ints of_all_slots(const typename I::Ints (&sums)[2][I::kP
 }
 
 template <class I, int B, bool kTwoPlanes, int N>
-LAQ_INLINE Sums<I, N> multiply_tile(const laq_matrix &matrix, const Activations &x, int64_t tile,
+LAQ_INLINE Sums<I, N> sums_of_tile(const laq_matrix &matrix, const Activations &x, int64_t tile,
                                     const uint8_t *payload) {
     const int64_t first = int64_t{matrix.groups[tile]} * N * matrix.group_size;
     Sums<I, N> sums;
@@ -121,7 +121,7 @@ __attribute__((noinline)) Cursor vector_run(const laq_matrix &matrix, const Acti
     };
     Sums<I, N> before{};
     for (int64_t tile = first; tile < last; tile++) {
-        const Sums<I, N> sums = multiply_tile<I, B, kTwoPlanes, N>(matrix, x, tile, at.payload);
+        const Sums<I, N> sums = sums_of_tile<I, B, kTwoPlanes, N>(matrix, x, tile, at.payload);
         at.payload += 2 * B * matrix.group_size;
         if constexpr (N > 1) {
             add(tile, sums);
@@ -183,9 +183,10 @@ void vector_blocks(const laq_matrix &matrix, const Activations &x, int64_t first
 template <class I>
 void vector_kernel(const laq_matrix &matrix, const Activations &x, bool two_planes, int64_t first, int64_t last,
                    const uint8_t *payload, float *out) {
+    static_assert(I::kFew == 1 || I::kFew == 4, "see the switch");
     const Cursor at = cursor_at(matrix, payload);
     if (!two_planes) return vector_blocks<I, false, 1>(matrix, x, first, last, at, out);
-    if constexpr (I::kFew >= 4) {
+    if constexpr (I::kFew == 4) {
         switch (x.n_inputs) {
             case 2: return vector_blocks<I, true, 2>(matrix, x, first, last, at, out);
             case 3: return vector_blocks<I, true, 3>(matrix, x, first, last, at, out);

@@ -6,7 +6,7 @@
 // An instruction set has
 //   Bytes, Ints, Floats      vectors over one part of a line: 64 / kParts bytes, 16 / kParts rows
 //   kParts                   parts of a line
-//   kFew                     inputs of two planes that a tile in registers is multiplied with: 1, or up to 4
+//   kFew                     inputs of two planes that a tile in registers is multiplied with: 1 or 4
 //   kBlock                   inputs whose sums fit into registers, with one plane of activations
 //   load, store              a part of a line
 //   shifted<BY>              bytes shifted down, or up if BY < 0; bits of neighbouring bytes may come in

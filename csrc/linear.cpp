@@ -35,7 +35,7 @@ constexpr size_t kKeptBytes = 64 << 20;
 size_t rounded(int64_t n) { return (static_cast<size_t>(n) + 63) / 64 * 64; }
 
 // Work is counted in bytes of payload times inputs. A call below kAlone is done by the thread that makes it, a part below
-// kPart is not worth claiming: another thread that still waits is there in a microsecond.
+// kPart is not worth claiming: another thread that still waits is there in a microsecond. Chosen with bench/decode.py.
 constexpr int64_t kAlone = 1 << 17, kPart = 1 << 16;
 
 struct Part {
@@ -155,9 +155,9 @@ void round_inputs(void *context, int64_t index) {
     }
 }
 
-// After one input the next call follows soon, with little between that other threads would do; after a long prompt the
-// framework's own threads have their turn.
-int spins_after(int64_t n_inputs) { return n_inputs <= 4 ? 5000 : 200; }
+// After a few inputs the next call follows soon, with little between that other threads would do; after a long prompt
+// the framework's own threads have their turn. Chosen with bench/decode.py.
+int spins_after(int64_t n_inputs) { return n_inputs <= 4 ? Pool::kSpins : Pool::kFewSpins; }
 
 void share(int64_t n_parts, bool alone, int spins, Pool::Work work, void *context) {
     if (!alone) return Pool::get().run(n_parts, work, context, spins);
@@ -169,6 +169,7 @@ void share(int64_t n_parts, bool alone, int spins, Pool::Work work, void *contex
 int32_t linear(const Tier &tier, const laq_matrix *matrices, int32_t n_matrices, const void *x, int32_t type,
                int64_t n_inputs, int64_t stride, void *const *y, const float *const *bias, int32_t activation_bits) {
     static thread_local Scratch scratch;
+    if (n_inputs == 0) return LAQ_OK;
     const laq_matrix &m = matrices[0];
     const int64_t n_groups = column_groups(m), padded = n_groups * m.group_size;
     const size_t plane = rounded(n_inputs * padded), per_group = rounded(4 * n_inputs * n_groups);

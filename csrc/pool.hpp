@@ -4,7 +4,6 @@
 #include <pthread.h>
 #if defined(__linux__)
 #include <sched.h>
-#include <unistd.h>
 #endif
 
 #include <atomic>
@@ -22,7 +21,7 @@ namespace laq {
 class Pool {
   public:
     using Work = void (*)(void *context, int64_t part);
-    static constexpr int kSpins = 2000;
+    static constexpr int kSpins = 5000, kFewSpins = 200, kTurns = 2000;
 
     static Pool &get() {
         static Pool *pool = new Pool;  // never destroyed: threads may outlive main
@@ -35,7 +34,7 @@ class Pool {
     }
     int threads() const { return wanted_; }
 
-    // `spins`: how long threads wait for the next call without sleeping. Waking one takes as long as reading a megabyte;
+    // `spins`: how long threads then wait for the next call without sleeping. Waking one that sleeps takes some 50 us;
     // one that spins takes a core from others.
     void run(int64_t n_parts, Work work, void *context, int spins = kSpins) {
         std::unique_lock<std::mutex> one(caller_, std::defer_lock);
@@ -79,6 +78,9 @@ class Pool {
         int64_t n_parts = 0;
         std::atomic<int> caller_cpu{-1}, spins{0};
         std::vector<std::thread> threads;
+#if defined(__linux__)
+        cpu_set_t cpus;  // of the thread that made this crew, which its threads inherit
+#endif
 
         void claim_all() {
             inside.fetch_add(1);  // before the ticket is read: a caller that closes the round sees one or the other
@@ -108,6 +110,20 @@ class Pool {
                     wake.wait(lock, [&] { return leave || ticket.load() >> 32 != seen; });
                 }
             }
+        }
+
+        // Linux may wake a thread on the very CPU that calls, where both then share its time until they are balanced, long
+        // after the call. A thread that finds itself there moves to the others that the crew was given.
+        void leave_cpu(int cpu) const {
+#if defined(__linux__)
+            if (cpu < 0 || sched_getcpu() != cpu) return;
+            cpu_set_t others = cpus;
+            CPU_CLR(cpu, &others);
+            const auto n_threads = static_cast<int>(threads.size());
+            if (CPU_COUNT(&others) >= n_threads) sched_setaffinity(0, sizeof others, &others);
+#else
+            static_cast<void>(cpu);
+#endif
         }
 
         bool spin(uint64_t seen) const {
@@ -144,6 +160,9 @@ class Pool {
         }
         crew_ = new Crew;
         Crew *crew = crew_;
+#if defined(__linux__)
+        if (sched_getaffinity(0, sizeof crew->cpus, &crew->cpus) != 0) CPU_ZERO(&crew->cpus);
+#endif
         try {
             for (int i = 1; i < wanted_; i++) crew_->threads.emplace_back([crew] { crew->serve(); });
         } catch (const std::system_error &) {
@@ -160,23 +179,9 @@ class Pool {
 #endif
     }
 
-    // Linux may wake a thread on the very CPU that calls, where both then share its time until they are balanced,
-    // long after the call. A thread that finds itself there moves to the other CPUs of the process, and stays there.
-    static void leave_cpu(int cpu) {
-#if defined(__linux__)
-        if (cpu < 0 || sched_getcpu() != cpu) return;
-        cpu_set_t others;
-        if (sched_getaffinity(getpid(), sizeof others, &others) != 0) return;
-        CPU_CLR(cpu, &others);
-        if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof others, &others);
-#else
-        static_cast<void>(cpu);
-#endif
-    }
-
     // A thread that holds the last part may have been put aside: give it the core after a while.
     static void wait(int turn) {
-        if (turn < kSpins) pause();
+        if (turn < kTurns) pause();
         else std::this_thread::yield();
     }
 

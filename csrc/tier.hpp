@@ -29,8 +29,8 @@ struct Tier {
     const char *name;
     bool (*runs_here)();
     int64_t few;  // inputs of two planes that `vector` takes
-    // Round one input, float32 [padded columns], to integers of `bits` bits at position `input`. False, and an unfinished
-    // result, if a value is not finite.
+    // Round one input, float32 [padded columns], to integers of `bits` bits at position `input`. False, and an
+    // unfinished result, if a value is not finite.
     bool (*quantize)(const float *x, int64_t n_groups, int group_size, int bits, int64_t input,
                      int64_t n_inputs, int8_t *high, int8_t *low, float *scales, int32_t *sums);
     // One input, or with two planes up to `few`: out[n_inputs][16] for each row block from `first` to `last`.

@@ -156,12 +156,20 @@ def _laq_contenders(name: str, packed: PackedTensor) -> list[Contender]:
 
     def bind(inputs: torch.Tensor) -> Callable[[int], object]:
         n, outputs = len(inputs), torch.empty(len(inputs), packed.grid.n_rows)
-        copies = [native.matrices([layer.packed.matrix()]) for layer in layers]
-        arguments = 1, inputs.data_ptr(), native.FLOAT32, n, inputs.stride(0)
+        copies = [layer.packed.checked() for layer in layers]
         result, no_bias = native.addresses([outputs.data_ptr()]), native.addresses([None])
 
         def multiply(copy: int) -> torch.Tensor:
-            library.linear(copies[copy], *arguments, result, no_bias, activation_bits(n))
+            arguments = (
+                inputs.data_ptr(),
+                native.FLOAT32,
+                n,
+                inputs.stride(0),
+                result,
+                no_bias,
+                activation_bits(n),
+            )
+            native.raise_problem(library.linear(copies[copy].alone, 1, *arguments), name="linear")
             return outputs
 
         return multiply

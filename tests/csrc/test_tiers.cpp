@@ -112,7 +112,7 @@ void compare_products(Count &count, int group_size, int width, int variant) {
     Packed p;
     fill(p, 70, 3 * group_size + 13, group_size, width, variant == 0, random);
     if (laq_check(&p.matrix) != LAQ_OK) return count.add(false);
-    for (int n : {1, 3, 17}) {
+    for (int n : {1, 2, 3, 4, 17}) {
         const std::vector<float> x = normal_values(static_cast<size_t>(n * p.matrix.n_columns), random);
         for (int activation_bits : {8, 16}) {
             compare_tiers(count, [&] {

@@ -241,7 +241,7 @@ class Library:
         raise_problem(self._functions.laq_unpack(ctypes.byref(tiles), payload, codes), name="tiles")
 
     def read(self, address: int, size_bytes: int) -> int:
-        """Read memory as fast as all threads can; returns the xor of its words."""
+        """Read memory as fast as all threads can; returns the xor of the first 8 bytes of every 64."""
         return int(self._functions.laq_read(address, size_bytes))
 
 

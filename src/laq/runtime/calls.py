@@ -113,6 +113,7 @@ def call_linear(
 def _check_call(
     matrices: ctypes.Array[native.Matrix], biases: Sequence[torch.Tensor | None], inputs: torch.Tensor
 ) -> None:
+    assert len(biases) == len(matrices)
     width = matrices[0].n_columns
     if not inputs.ndim or inputs.shape[-1] != width:
         raise RequestError(f"inputs of shape {tuple(inputs.shape)}, the last axis should be {width}")
