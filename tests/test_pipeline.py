@@ -120,6 +120,8 @@ def test_the_plan_of_least_kl_on_the_selection_split_is_kept():
     assert result.record == best.test
     assert all(one.plan.size_bytes <= result.plan.budget_bytes for one in result.comparisons)
     assert best.label in result.verdict
+    assert result.verdict in repr(result)
+    assert len(repr(result)) < 500
 
 
 def test_selection_and_test_splits_are_other_tokens_than_calibration():

@@ -30,7 +30,7 @@ from laq.runtime.arena import Arena
 from laq.runtime.calls import activation_bits
 from laq.runtime.decoding import Decoder
 from laq.runtime.embedding import PackedEmbedding
-from laq.runtime.generate import generate
+from laq.runtime.generate import generate, positions
 from laq.runtime.linear import PackedLinear
 from laq.runtime.packed import PackedWeight
 
@@ -203,7 +203,7 @@ def network_writer(
         raise RequestError(
             f"{type(module).__name__}: only language models write", hint="laq bench --matmul needs no network"
         )
-    room = getattr(config, "max_position_embeddings", None)
+    room = positions(module)
     if room is not None and n_prompt + n_new > room:
         raise RequestError(
             f"{n_prompt} tokens of prompt and {n_new} new ones: the network has room for {room}",

@@ -1,3 +1,6 @@
+import json
+
+
 def test_text_goes_to_stdout_and_speed_to_stderr(laq_well, archive):
     done = laq_well("run", archive, "--prompt", "the quick brown", "--tokens", "5")
     assert done.stdout.endswith("\n")
@@ -31,3 +34,15 @@ def test_prompt_is_needed(laq, archive):
 
 def test_folder_that_is_no_archive_is_refused(laq, refused, tmp_path):
     refused(laq("run", tmp_path, "--prompt", "hi"), "laq.json")
+
+
+def test_folder_that_is_not_there_is_said_to_be_missing(laq, refused, tmp_path):
+    refused(laq("run", tmp_path / "nothing", "--prompt", "hi"), "no such folder")
+
+
+def test_prompt_beyond_the_room_of_the_network_is_refused(laq, laq_well, refused, archive):
+    room = json.loads((archive / "config.json").read_text())["max_position_embeddings"]
+    refused(laq("run", archive, "--prompt", "the " * room, "--tokens", "1"), f"room for {room}")
+    half = "the " * (room // 2)
+    content = laq_well("run", archive, "--prompt", half, "--tokens", str(room), "--json").content
+    assert content["n_prompt_tokens"] + content["n_new_tokens"] <= room

@@ -37,15 +37,24 @@ def run(
     """
     with running(debug=debug, as_json=as_json, quiet=quiet) as out:
         from laq.cli.loading import archive_tokenizer
+        from laq.core.errors import RequestError
         from laq.evaluation.speed import Stopwatch
         from laq.runtime.decoding import Decoder
-        from laq.runtime.generate import end_tokens, generate, pieces, prompt_ids
+        from laq.runtime.generate import end_tokens, generate, pieces, positions, prompt_ids
         from laq.runtime.load import load
 
         tokenizer = archive_tokenizer(out_folder)
         ids = prompt_ids(tokenizer, prompt, chat=chat)
         module = load(out_folder)
         ends = end_tokens(module, tokenizer)
+        room, n_prompt = positions(module), ids.shape[1]
+        if room is not None:
+            if n_prompt >= room:
+                raise RequestError(
+                    f"{n_prompt} tokens of prompt: the network has room for {room}, with what it writes",
+                    hint="shorten the prompt",
+                )
+            tokens = min(tokens, room - n_prompt)
         decoder = Decoder(module, max_tokens=ids.shape[1] + tokens)
         stream = generate(decoder, ids, max_new_tokens=tokens, ends=ends, temperature=temperature, seed=seed)
         watch, written = Stopwatch(), []

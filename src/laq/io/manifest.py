@@ -119,6 +119,8 @@ def read_manifest(folder: Path) -> Manifest:
         If it is missing, of a later version, or damaged.
     """
     path = folder / MANIFEST
+    if not folder.exists():
+        raise FormatError(f"{folder}: no such folder", hint="make an archive with `laq quantize`")
     if not path.is_file():
         raise FormatError(
             f"{folder}: not a laq archive, {MANIFEST} is missing", hint="make one with `laq quantize`"

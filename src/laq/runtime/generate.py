@@ -76,6 +76,11 @@ def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator
     return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
 
 
+def positions(module: nn.Module) -> int | None:
+    """Return how many tokens a text of this language model may have; None if it does not say."""
+    return getattr(getattr(module, "config", None), "max_position_embeddings", None)
+
+
 def end_tokens(module: nn.Module, tokenizer: Any) -> set[int]:
     """Return the ids that end a text, as the network's generation config and its tokenizer name them."""
     configured = getattr(getattr(module, "generation_config", None), "eos_token_id", None)

@@ -80,6 +80,12 @@ class Result:
     verdict: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Return size, loss and verdict; weights are not shown."""
+        kl = "" if self.record is None else f", KL {self.record.kl_nats:.3g} nats on the test split"
+        size = f"{self.plan.size_bytes} bytes, {self.plan.bpw:.2f} bits per weight"
+        return f"<Result: {size}{kl}; {self.verdict or 'not evaluated'}>"
+
     @cached_property
     def model(self) -> nn.Module:
         """The packed network, an ordinary module of the original's class."""
