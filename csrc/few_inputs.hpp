@@ -61,7 +61,7 @@ LAQ_INLINE typename I::Ints of_all_slots(const typename I::Ints (&sums)[2][I::kP
 
 template <class I, int B, bool kTwoPlanes, int N>
 LAQ_INLINE Sums<I, N> sums_of_tile(const laq_matrix &matrix, const Activations &x, int64_t tile,
-                                    const uint8_t *payload) {
+                                   const uint8_t *payload) {
     const int64_t first = int64_t{matrix.groups[tile]} * N * matrix.group_size;
     Sums<I, N> sums;
 #pragma GCC unroll 4

@@ -157,19 +157,12 @@ def _laq_contenders(name: str, packed: PackedTensor) -> list[Contender]:
     def bind(inputs: torch.Tensor) -> Callable[[int], object]:
         n, outputs = len(inputs), torch.empty(len(inputs), packed.grid.n_rows)
         copies = [layer.packed.checked() for layer in layers]
-        result, no_bias = native.addresses([outputs.data_ptr()]), native.addresses([None])
+        result, bits = native.addresses([outputs.data_ptr()]), activation_bits(n)
 
         def multiply(copy: int) -> torch.Tensor:
-            arguments = (
-                inputs.data_ptr(),
-                native.FLOAT32,
-                n,
-                inputs.stride(0),
-                result,
-                no_bias,
-                activation_bits(n),
-            )
-            native.raise_problem(library.linear(copies[copy].alone, 1, *arguments), name="linear")
+            rows = inputs.data_ptr(), native.FLOAT32, n, inputs.stride(0)
+            code = library.linear(copies[copy].alone, 1, *rows, result, None, bits)
+            native.raise_problem(code, name="linear")
             return outputs
 
         return multiply

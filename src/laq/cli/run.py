@@ -55,7 +55,7 @@ def run(
                     hint="shorten the prompt",
                 )
             tokens = min(tokens, room - n_prompt)
-        decoder = Decoder(module, max_tokens=ids.shape[1] + tokens)
+        decoder = Decoder(module, max_tokens=n_prompt + tokens)
         stream = generate(decoder, ids, max_new_tokens=tokens, ends=ends, temperature=temperature, seed=seed)
         watch, written = Stopwatch(), []
         for piece in pieces(tokenizer, watch.each(stream)):
@@ -65,8 +65,8 @@ def run(
                 out.stream.flush()
         content = {
             "text": "".join(written),
-            "n_prompt_tokens": ids.shape[1],
-            **_speed(ids.shape[1], watch.laps_s),
+            "n_prompt_tokens": n_prompt,
+            **_speed(n_prompt, watch.laps_s),
             "repeated_natively": decoder.is_native,
             "not_repeated_because": decoder.reason,
         }
