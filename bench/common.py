@@ -7,7 +7,7 @@ import importlib.util
 import json
 import platform
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,14 @@ from laq.steps import apply_all, measure, records
 
 RESULTS = Path(__file__).parent / "results"
 SEQUENCE = 512
+TEST_SEQUENCES, WIDE_SEQUENCES = 5, 20
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSplits(Splits):
+    """Also 20 more test sequences: five do not tell 5 % apart."""
+
+    wide: tuple = ()
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -89,8 +97,12 @@ def rescale_(module: torch.nn.Module, *, sigma: float = 0.15, seed: int = 0) -> 
         attention.q_proj.weight.div_(to_queries(scale)[:, None])
 
 
-def fixed_splits(network: Network, text: Path | None) -> Splits:
-    """16 calibration, 5 selection and 5 test sequences of 512 tokens at fixed places of one text."""
+def fixed_splits(network: Network, text: Path | None, *, n_calibration: int = 16) -> BenchSplits:
+    """Calibration, 5 selection, 5 test and 20 more test sequences of 512 tokens at fixed places of one text.
+
+    The first 16 calibration sequences and the 5 test sequences are those of the reference experiment. Of more
+    calibration sequences 16 run backward, as in the product.
+    """
     content = builtin_text() if text is None else text.read_text(encoding="utf-8")
     ids = torch.tensor(network.tokenizer(content, verbose=False)["input_ids"])
 
@@ -98,14 +110,20 @@ def fixed_splits(network: Network, text: Path | None) -> Splits:
         return tuple(token_batch(ids[start : start + SEQUENCE]) for start in starts)
 
     n = len(ids)
-    places = (1000, 1000 + 16 * SEQUENCE, n // 2, n // 2 + 5 * SEQUENCE, n - 5 * SEQUENCE - 1000, n - 1000)
-    if list(places) != sorted(places):
+    n_test = TEST_SEQUENCES + WIDE_SEQUENCES
+    starts = 1000, n // 2, n - n_test * SEQUENCE - 1000
+    stops = starts[0] + n_calibration * SEQUENCE, starts[1] + 5 * SEQUENCE, n - 1000
+    places = [place for pair in zip(starts, stops, strict=True) for place in pair]
+    if places != sorted(places):
         raise SystemExit(f"error: {n} tokens are too few: the splits would overlap")
-    return Splits(
-        calibration=cut([1000 + i * SEQUENCE for i in range(16)]),
+    from_end = [n - (i + 1) * SEQUENCE - 1000 for i in range(n_test)]
+    return BenchSplits(
+        calibration=cut([1000 + i * SEQUENCE for i in range(n_calibration)]),
         selection=cut([n // 2 + i * SEQUENCE for i in range(5)]),
-        test=cut([n - (i + 1) * SEQUENCE - 1000 for i in range(5)]),
+        test=cut(from_end[:TEST_SEQUENCES]),
         source="built-in text" if text is None else text.name,
+        n_gradient=16,
+        wide=cut(from_end[TEST_SEQUENCES:]),
     )
 
 
@@ -114,7 +132,7 @@ def cached_stats(network: Network, splits: Splits, work: Path) -> Stats:
     names = (network.content_hash()[:8], hash_batches(splits.calibration)[:8], len(network.weights))
     folder = work / "-".join(("stats", *map(str, names)))
     if not folder.exists():
-        calibrate(network, splits.calibration).save(folder)
+        calibrate(network, splits.calibration, n_gradient=splits.n_gradient).save(folder)
     return Stats.open(folder)
 
 
@@ -146,7 +164,7 @@ def run(
     *,
     bpw: float,
     unit: str,
-    on: tuple[str, ...] = ("selection", "test"),
+    on: tuple[str, ...] = ("selection", "test", "wide"),
     **options,
 ) -> dict:
     """Allocate, apply and evaluate one setting; one line on the screen, one dict for the JSON."""
@@ -171,6 +189,8 @@ def run(
         "kl_selection_nats": found["selection"].kl_nats if "selection" in found else None,
         "kl_nats": found["test"].kl_nats,
         "kl_stderr_nats": found["test"].kl_stderr_nats,
+        "kl_wide_nats": found["wide"].kl_nats if "wide" in found else None,
+        "kl_wide_stderr_nats": found["wide"].kl_stderr_nats if "wide" in found else None,
         "perplexity": found["test"].perplexity,
         "perplexity_original": found["test"].perplexity_original,
         "top1_agreement": found["test"].top1_agreement,
@@ -178,7 +198,8 @@ def run(
     }
     print(
         f"{row['bpw']:.3f} bpw  {plan.quantizer:5s} {unit:8s} {options or ''}  KL {row['kl_nats']:.4f} "
-        f"(selection {row['kl_selection_nats'] or float('nan'):.4f}, predicted {row['predicted_nats']:.4f})  "
+        f"(selection {row['kl_selection_nats'] or float('nan'):.4f}, "
+        f"wide {row['kl_wide_nats'] or float('nan'):.4f}, predicted {row['predicted_nats']:.4f})  "
         f"ppl {row['perplexity']:.2f}  top-1 {row['top1_agreement']:.3f}  {seconds:.0f} s",
         flush=True,
     )

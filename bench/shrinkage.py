@@ -19,7 +19,8 @@ def main() -> None:
         importance.PRIOR_SAMPLES = prior
         curves = linears_only(measure(network, stats))
         for bpw in (2.4, 3.2):
-            rows.append({"prior_samples": prior, **run(network, stats, curves, splits, bpw=bpw, unit="tile")})
+            row = run(network, stats, curves, splits, bpw=bpw, unit="tile", on=("selection", "test"))
+            rows.append({"prior_samples": prior, **row})
     importance.PRIOR_SAMPLES = original
     save("shrinkage", rows, text=splits.source)
 

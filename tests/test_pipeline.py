@@ -6,6 +6,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import laq
+from laq.core.errors import BudgetError, DataError, RequestError
 
 
 def tiny_llama(*, tied: bool = True) -> LlamaForCausalLM:
@@ -167,3 +168,43 @@ def test_batches_may_be_single_tensors():
     assert bare.record == wrapped.record
     with pytest.raises(laq.LaqError, match="one array"):
         laq.quantize(module, bpw=16.0, data=inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bpw": "4"}, "bpw='4' is str, not a number\nhint: for example bpw=4.0"),
+        ({"max_kl": True}, "max_kl=True is bool"),
+        ({"size": [60]}, "size=\\[60\\] is list"),
+    ],
+)
+def test_limits_of_another_type_are_refused(options, words):
+    with pytest.raises(RequestError, match=words):
+        laq.quantize(nn.Linear(64, 64), data=[torch.zeros(2, 64)] * 3, **options)
+
+
+def test_a_module_without_data_is_told_how_to_give_some():
+    with pytest.raises(DataError, match=r"a module needs data\nhint: .*data="):
+        laq.quantize(nn.Sequential(nn.Linear(64, 64)), bpw=12.0)
+
+
+def test_a_class_instead_of_a_module_is_refused(tmp_path):
+    module = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    laq.quantize(module, bpw=14.0, data=list(torch.randn(6, 8, 64)), compare=False).save(tmp_path / "out")
+    with pytest.raises(RequestError, match="module is type, not a module\nhint: pass an instance"):
+        laq.load(tmp_path / "out", module=nn.Sequential)
+
+
+@pytest.mark.parametrize(("bpw", "words"), [(0.5, "the tables alone take"), (40.0, "the original takes")])
+def test_a_limit_out_of_range_tells_the_side_it_is_on(bpw, words):
+    with pytest.raises(BudgetError, match=words):
+        laq.quantize(nn.Sequential(nn.Linear(64, 64)), bpw=bpw, data=list(torch.randn(6, 8, 64)))
+
+
+@pytest.mark.parametrize("bpw", [4.0, 6.0, 7.0])
+def test_many_classes_and_few_samples_do_not_starve_the_classes_that_none_of_them_is(bpw):
+    torch.manual_seed(0)
+    layers = [nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256)]
+    found = laq.quantize(nn.Sequential(*layers), bpw=bpw, data=list(torch.randn(30, 32, 256)))
+    kl = {one.label: one.test.kl_nats for one in found.comparisons}
+    assert kl["tile"] < kl["uniform"]

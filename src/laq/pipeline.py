@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ from laq.resources import check_resources
 from laq.runtime.result import Result, sidecar_bytes
 from laq.selection import Job, best_plan, smallest_budget
 from laq.steps import Data, Source, calibrate, measure, open_network, splits_of, unit_of
+
+NUMBERS = {
+    "bpw": "for example bpw=4.0",
+    "size": "for example size='60MB'",
+    "max_kl": "for example max_kl=0.1",
+}
+"""How limits are written."""
 
 MAX_NAME = 250
 """Characters of a path that laq.json has room for; the end says most."""
@@ -84,6 +92,15 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     """
     if sum(limit is not None for limit in (bpw, size, max_kl)) != 1:
         raise RequestError("give exactly one of bpw, size and max_kl", hint="for example bpw=4.0")
+    for name, limit, types in (
+        ("bpw", bpw, Real),
+        ("size", size, (Real, str)),
+        ("max_kl", max_kl, Real),
+    ):
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, types)):
+            raise RequestError(
+                f"{name}={limit!r} is {type(limit).__name__}, not a number", hint=NUMBERS[name]
+            )
     if max_kl is not None and not 0 < max_kl < math.inf:
         raise RequestError(f"max_kl {max_kl} is not a positive number", hint="for example max_kl=0.1")
     _check_options(unit, quantizer, group_size, scale_format, control)
@@ -96,7 +113,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         _check_same(curves, quantizer, group_size, scale_format)
         _check_disjoint(stats, splits)
     else:
-        check_resources(network, splits.calibration)
+        check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
         stats = calibrate(network, splits, seed=seed)
         curves = measure(
             network, stats, quantizer=quantizer, group_size=group_size, scale_format=scale_format
@@ -170,14 +187,19 @@ def budget_bytes(network: Network, bpw: float | None, size: int | str | None) ->
         budget = bpw_to_bytes(bpw, network.n_params)
     else:
         budget = parse_size(size) if isinstance(size, str) else int(size or 0)
-    smallest = _least_bytes(network)
-    if not smallest <= budget <= network.original_bytes:
-        low, high = (bytes_to_bpw(n, network.n_params) for n in (smallest, network.original_bytes))
+    smallest, largest = _least_bytes(network), network.original_bytes
+    if not smallest <= budget <= largest:
+        asked, limit = (
+            f"{size / 1e6:.2f} MB ({bytes_to_bpw(size, network.n_params):.2f} bits per weight)"
+            for size in (budget, smallest if budget < smallest else largest)
+        )
+        if budget < smallest:
+            raise BudgetError(
+                f"budget {asked} is out of range: what is never quantized and the tables alone take {limit}",
+                hint="choose a larger budget; after measuring, the smallest possible one is told",
+            )
         raise BudgetError(
-            f"budget {budget / 1e6:.2f} MB ({bytes_to_bpw(budget, network.n_params):.2f} bits per weight) "
-            f"is out of range: at best {smallest / 1e6:.2f} MB ({low:.2f}) "
-            f"to {network.original_bytes / 1e6:.2f} MB ({high:.2f}), the original",
-            hint="choose a budget in between",
+            f"budget {asked} is out of range: the original takes {limit}", hint="choose a smaller budget"
         )
     return budget
 

@@ -25,7 +25,7 @@ FACTOR_BYTES = 56
 """Bytes per element of a weight's second moments while it is measured: float64 copies and their factors."""
 
 
-def check_resources(network: Network, batches: Sequence[Batch]) -> None:
+def check_resources(network: Network, batches: Sequence[Batch], *, n_gradient: int | None = None) -> None:
     """Raise ResourceError if calibration will not fit in memory or its files on disk.
 
     Parameters
@@ -34,11 +34,13 @@ def check_resources(network: Network, batches: Sequence[Batch]) -> None:
         Already loaded.
     batches : sequence of Batch
         Calibration data.
+    n_gradient : int, optional
+        Batches that also run backward; all if not given.
     """
     widths = [weight.shape[1] for weight in network.weights]
     memory = WORKING_BYTES + PLAN_BYTES * network.n_params + _factor_bytes(widths)
     check_memory(network.source, memory)
-    disk = sum(4 * width * width for width in widths) + _block_inputs(network, batches)
+    disk = sum(4 * width * width for width in widths) + _block_inputs(network, batches, n_gradient)
     folder = tempfile.gettempdir()
     free_disk = shutil.disk_usage(folder).free
     if disk > free_disk:
@@ -64,8 +66,9 @@ def _factor_bytes(widths: Sequence[int]) -> int:
     return FACTOR_BYTES * sum(width**2 for width in sorted(widths)[-side_by_side:])
 
 
-def _block_inputs(network: Network, batches: Sequence[Batch]) -> int:
-    if not network.blocks:
+def _block_inputs(network: Network, batches: Sequence[Batch], n_gradient: int | None) -> int:
+    """Inputs of all blocks for batches that run backward, of one block for the others."""
+    if not network.blocks or not batches:
         return 0
     n_tokens = sum(
         value.numel()
@@ -74,4 +77,6 @@ def _block_inputs(network: Network, batches: Sequence[Batch]) -> int:
         if isinstance(value, torch.Tensor) and not value.is_floating_point()
     )
     n_blocks = len(list(network.module.get_submodule(network.blocks).children()))
-    return 4 * n_tokens * n_blocks * min(weight.shape[1] for weight in network.weights)
+    graded = min(1.0, (len(batches) if n_gradient is None else n_gradient) / len(batches))
+    held = n_tokens * (graded * n_blocks + (1 - graded))
+    return int(4 * held * min(weight.shape[1] for weight in network.weights))

@@ -66,6 +66,8 @@ def splits_of(network: Network, data: Data, *, tokens: int = CALIBRATION_TOKENS,
     DataError
         If there are too few.
     """
+    if data is None and network.architecture == "module":
+        raise DataError("a module needs data", hint="pass batches that feed it: data=[(inputs,), ...]")
     if data is None or isinstance(data, str | Path):
         return text_splits(network, data, n_tokens=tokens, seed=seed)
     if hasattr(data, "shape"):
@@ -88,7 +90,7 @@ def calibrate(
     """
     opened = open_network(network)
     splits = data if isinstance(data, Splits) else splits_of(opened, data, tokens=tokens, seed=seed)
-    return _calibrate(opened, splits.calibration, seed=seed)
+    return _calibrate(opened, splits.calibration, n_gradient=splits.n_gradient, seed=seed)
 
 
 def measure(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from laq.calibration.collect import calibrate, hash_batches
+from laq.calibration.collect import calibrate, hash_batches, random_signs
 from laq.core.errors import CalibrationError, DataError
 from laq.networks import describe as describe_any
 
@@ -34,8 +34,9 @@ class Plain:
             flat = logits.flatten(0, -2)
             probabilities = flat.detach().softmax(-1)
             self.probabilities.append(probabilities)
-            labels = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-            nn.functional.cross_entropy(flat, labels, reduction="sum").backward()
+            signs = random_signs(flat.shape, generator)
+            surprise = (flat.log_softmax(-1) * probabilities.sqrt() * signs).sum()
+            surprise.backward()
         for hook in hooks:
             hook.remove()
         module.zero_grad()
@@ -106,6 +107,42 @@ def test_embedding_has_the_gradient_of_its_output_and_how_often_rows_are_used(ll
     close(stats.moments[use.columns].second, g.T @ g / len(g))
     frequency = torch.bincount(torch.cat(plain.ids), minlength=50).double().numpy() / 48
     close(stats.moments[use.rows].second, frequency)
+
+
+def test_gradients_at_the_logits_have_the_covariance_of_the_true_fisher():
+    module = nn.Linear(4, 6)
+    batch = (torch.randn(1, 4, generator=torch.Generator().manual_seed(1)).expand(20000, 4),)
+    plain = Plain(module, [batch], 0)
+    g, p = cat(plain.gradients[""]), plain.probabilities[0][0].double().detach().numpy()
+    np.testing.assert_allclose(g.T @ g / len(g), np.diag(p) - np.outer(p, p), atol=0.01)
+    stats = calibrate(describe(nn.Sequential(module)), [batch])
+    np.testing.assert_allclose(stats.moments["0.weight:rows"].second, p * (1 - p), rtol=0.05)
+
+
+@pytest.mark.parametrize("n_gradient", [1, 2])
+def test_batches_that_only_run_forward_add_to_the_moments_of_inputs_alone(llama, batches, n_gradient):
+    network = describe(llama())
+    everything = calibrate(network, batches, seed=3)
+    some = calibrate(network, batches, n_gradient=n_gradient, seed=3)
+    chosen = [batches[0]] if n_gradient == 1 else [batches[0], batches[1]]
+    graded = calibrate(network, chosen, seed=3)
+    assert some.n_tokens == 48
+    for key, moments in some.moments.items():
+        same = everything if key.startswith("model.layers") and key.endswith(":input") else graded
+        assert moments.n_samples == same.moments[key].n_samples, key
+        close(moments.second, same.moments[key].second)
+        close(moments.fourth, same.moments[key].fourth)
+    assert some.data_hash == everything.data_hash
+
+
+def test_networks_run_as_a_whole_may_run_some_batches_forward_only():
+    network = describe(small_network())
+    batches = [(x,) for x in torch.randn(4, 7, 6, generator=torch.Generator().manual_seed(0))]
+    everything, some = (calibrate(network, batches, n_gradient=n) for n in (4, 1))
+    graded = calibrate(network, batches[:1])
+    assert some.n_tokens == 28
+    for key, moments in some.moments.items():
+        close(moments.second, (everything if key.endswith(":input") else graded).moments[key].second)
 
 
 def test_siblings_share_the_moments_of_their_input(llama, batches):

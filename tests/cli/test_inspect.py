@@ -70,3 +70,7 @@ def test_json_that_is_no_plan_is_refused(laq, refused, tiny_llama):
 def test_truncated_file_is_refused(laq, refused, tiny_llama, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes((tiny_llama / "model.safetensors").read_bytes()[:5000])
     refused(laq("inspect", tmp_path / "cut.safetensors"), "cut.safetensors")
+
+
+def test_manifest_of_an_archive_points_to_its_folder(laq, refused, archive):
+    refused(laq("inspect", archive / "laq.json"), "laq.json", "part of an archive")

@@ -46,3 +46,7 @@ def test_prompt_beyond_the_room_of_the_network_is_refused(laq, laq_well, refused
     half = "the " * (room // 2)
     content = laq_well("run", archive, "--prompt", half, "--tokens", str(room), "--json").content
     assert content["n_prompt_tokens"] + content["n_new_tokens"] <= room
+
+
+def test_empty_prompt_is_refused_before_anything_is_loaded(laq, refused, tmp_path):
+    refused(laq("run", tmp_path, "--prompt", " "), "the prompt is empty")

@@ -66,3 +66,14 @@ def test_missing_shard_is_named(laq, refused, damaged):
 
 def test_folder_that_is_no_archive_is_refused(laq, refused, tmp_path):
     refused(laq("verify", tmp_path), "laq.json")
+
+
+def test_missing_files_of_the_source_are_named(laq, refused, damaged):
+    (damaged / "tokenizer.json").unlink()
+    refused(laq("verify", damaged), "tokenizer.json: is missing")
+    refused(laq("run", damaged, "--prompt", "The"), "tokenizer.json is missing")
+
+
+def test_missing_config_is_named(laq, refused, damaged):
+    (damaged / "config.json").unlink()
+    refused(laq("eval", damaged, "--reference", damaged), "config.json is missing")

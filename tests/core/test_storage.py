@@ -138,7 +138,7 @@ def test_damaged_header_is_refused(folder, text):
 
 
 def test_missing_folder_is_refused(tmp_path):
-    with pytest.raises(FormatError, match="not a saved stats"):
+    with pytest.raises(FormatError, match="holds no stats"):
         open_value(tmp_path / "nowhere", "stats")
 
 

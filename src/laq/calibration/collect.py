@@ -1,18 +1,19 @@
-"""One forward and one backward pass over the calibration tokens, block by block with recomputation.
+"""One forward and one backward pass over calibration tokens, block by block with recomputation.
 
-H = E[x x'] of every distinct linear input; G = E[g^2] of every output by true Fisher: labels are sampled from
-the network's own distribution. Only the inputs of blocks (on disk) and one block's activations are held.
+H = E[x x'] of every distinct linear input; G = E[g^2] of every output by the true Fisher of the network's
+own distribution. Only the inputs of blocks (on disk) and one block's activations are held. H wants more
+tokens than G does, and costs a third of what it does: some batches may run forward only.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,7 +28,9 @@ SLICE_TOKENS = 64
 """Tokens whose class probabilities are squared at a time: bounds the temporary for large vocabularies."""
 
 
-def calibrate(network: Network, batches: Sequence[Batch], *, seed: int = 0) -> Stats:
+def calibrate(
+    network: Network, batches: Sequence[Batch], *, n_gradient: int | None = None, seed: int = 0
+) -> Stats:
     """Collect the statistics of all quantizable weights.
 
     Parameters
@@ -36,8 +39,11 @@ def calibrate(network: Network, batches: Sequence[Batch], *, seed: int = 0) -> S
         Run in evaluation mode; left as it was.
     batches : sequence of Batch
         Calibration data.
+    n_gradient : int, optional
+        Batches that also run backward, spread evenly; the others only add to the moments of inputs. All if
+        not given.
     seed : int
-        Seeds the sampled labels.
+        Seeds the gradients at the logits.
 
     Raises
     ------
@@ -49,9 +55,11 @@ def calibrate(network: Network, batches: Sequence[Batch], *, seed: int = 0) -> S
     if not batches:
         raise DataError("no calibration data", hint="pass a text file with --data")
 
+    graded, others = _spread(batches, len(batches) if n_gradient is None else n_gradient)
+
     def new_pass(blocks: str) -> _Pass:
         own = replace(network, blocks=blocks)
-        return _Pass(own, batches, torch.Generator().manual_seed(seed), Collector(Spool()))
+        return _Pass(own, graded, others, torch.Generator().manual_seed(seed), Collector(Spool()))
 
     pass_ = new_pass(network.blocks)
     with _frozen(network.module), torch.enable_grad():
@@ -65,6 +73,16 @@ def calibrate(network: Network, batches: Sequence[Batch], *, seed: int = 0) -> S
                 pass_ = new_pass("")
                 pass_.whole()
     return _stats(network, pass_.collector, hash_batches(batches))
+
+
+def _spread(batches: Sequence[Batch], n: int) -> tuple[list[Batch], list[Batch]]:
+    """Split into `n` batches (at least one) that lie evenly among all, and the others."""
+    n = min(max(n, 1), len(batches))
+    chosen = {index * len(batches) // n for index in range(n)}
+    parts: tuple[list[Batch], list[Batch]] = ([], [])
+    for index, batch in enumerate(batches):
+        parts[index not in chosen].append(batch)
+    return parts
 
 
 def _shared_between_blocks(network: Network) -> bool:
@@ -112,8 +130,26 @@ def _hooks(*hooks: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
             hook.remove()
 
 
-class _ReachedFirstBlock(Exception):  # noqa: N818 - not an error: it ends a forward pass early
-    """Carries the first block's input out of a forward pass."""
+@contextmanager
+def _forward_replaced(
+    blocks: Sequence[nn.Module], replacement: Callable[[int], Callable[..., Any]]
+) -> Iterator[None]:
+    """Let every block run `replacement(its number)` for a while."""
+    before = [vars(block).get("forward") for block in blocks]
+    try:
+        for number, block in enumerate(blocks):
+            vars(block)["forward"] = replacement(number)
+        yield
+    finally:
+        for block, its in zip(blocks, before, strict=True):
+            if its is None:
+                del vars(block)["forward"]
+            else:
+                vars(block)["forward"] = its
+
+
+class _ReachedBlock(Exception):  # noqa: N818 - not an error: it ends a forward pass early
+    """Carries a block's input out of a forward pass."""
 
     def __init__(self, hidden: torch.Tensor) -> None:
         super().__init__()
@@ -132,40 +168,103 @@ class _BlockCall:
     kwargs: dict[str, Any]
 
 
+def _call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _BlockCall:
+    """Return what a block was called with, but for its input and a cache that would be filled again."""
+    left_out = ("hidden_states", "past_key_values", "past_key_value")
+    others = {name: value for name, value in kwargs.items() if name not in left_out}
+    if "use_cache" in others:
+        others["use_cache"] = False
+    return _BlockCall(args[1:], others)
+
+
+def _hidden_of(output: Any) -> torch.Tensor:
+    """Return what a block hands to the next one."""
+    hidden: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
+    return hidden
+
+
 @dataclass(slots=True)
 class _Pass:
     """One run over the calibration data."""
 
     network: Network
     batches: Sequence[Batch]
+    others: Sequence[Batch]
     generator: torch.Generator
     collector: Collector
     calls: dict[tuple[int, int], _BlockCall] = field(default_factory=dict)
+    returns_tuple: bool = False
 
     def whole(self) -> None:
         """Forward and backward through the whole network at once, for those without a list of blocks."""
         with _hooks(*self._install(lambda _: True)):
             for batch in track(self.batches, label="calibrating", total=len(self.batches)):
                 logits = run_logits(self.network.module, batch)
-                logits.backward(self._sampled_gradient(logits))
+                logits.backward(self._fisher_gradient(logits))
+                self.collector.seen.clear()
+        self.collector.finish()
+        with torch.no_grad(), _hooks(*self._install(lambda _: True, with_rows=False)):
+            for batch in track(self.others, label="calibrating: inputs", total=len(self.others)):
+                logits = run_logits(self.network.module, batch)
+                self.collector.n_forward_tokens += logits.shape[:-1].numel()
                 self.collector.seen.clear()
         self.collector.finish()
 
     def blockwise(self) -> None:
-        """Forward once, then backward block by block, then through the embedding."""
+        """Forward once, then backward block by block, then through the embedding; others only forward."""
         blocks = list(self.network.module.get_submodule(self.network.blocks).children())
         n = len(self.batches)
         for index in track(range(n), label="calibrating: forward", total=n):
             self._forward(index, blocks)
         self.collector.finish()
-        steps = product(reversed(range(len(blocks))), range(n))
-        for block, index in track(steps, label="calibrating: backward", total=len(blocks) * n):
-            self._backward(block, blocks[block], index)
-            if index == n - 1:
-                self.collector.finish()
+        steps = iter(track(range(len(blocks) * n), label="calibrating: backward", total=len(blocks) * n))
+        for block in reversed(range(len(blocks))):
+            with _hooks(*self._install(self._is_in(block))):
+                for index, _ in zip(range(n), steps, strict=False):
+                    self._backward(block, blocks[block], index)
+            self.collector.finish()
+        next(steps, None)  # lets the display finish
         for index in track(range(n), label="calibrating: embedding", total=n):
             self._backward_embedding(index, blocks[0])
         self.collector.finish()
+        if self.others:
+            self._inputs(blocks)
+
+    @torch.no_grad()
+    def _inputs(self, blocks: list[nn.Module]) -> None:
+        """Add the inputs of all blocks over the other batches, block by block: one output each is held."""
+        spool, n = self.collector.spool, len(self.others)
+        for index, batch in enumerate(self.others):
+            self._record_calls(index, batch, blocks)
+        steps = iter(track(range(len(blocks) * n), label="calibrating: inputs", total=len(blocks) * n))
+        for number, block in enumerate(blocks):
+            with _hooks(*self._install(self._is_in(number), with_rows=False)):
+                for index, _ in zip(range(n), steps, strict=False):
+                    call = self.calls.pop((number, index))
+                    output = block(spool.get(f"hidden-{index}"), *call.args, **call.kwargs)
+                    spool.put(f"hidden-{index}", _hidden_of(output))
+                    self.collector.seen.clear()
+            self.collector.finish()
+        next(steps, None)  # lets the display finish
+
+    def _record_calls(self, index: int, batch: Batch, blocks: list[nn.Module]) -> None:
+        """Record what every block is called with, and the first one's input, without running any of them."""
+
+        def skip(block: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                hidden = args[0] if args else kwargs["hidden_states"]
+                if block == 0:
+                    self.collector.spool.put(f"hidden-{index}", hidden)
+                    self.collector.n_forward_tokens += hidden.shape[:-1].numel()
+                self.calls[block, index] = _call_of(args, kwargs)
+                if block == len(blocks) - 1:
+                    raise _ReachedBlock(hidden)
+                return (hidden,) if self.returns_tuple else hidden
+
+            return forward
+
+        with _forward_replaced(blocks, skip), suppress(_ReachedBlock):
+            run_logits(self.network.module, batch)
 
     def _forward(self, index: int, blocks: list[nn.Module]) -> None:
         """Run all of the network; gradients start at the last block's output."""
@@ -173,15 +272,15 @@ class _Pass:
 
         def cut(module: nn.Module, args: Any, output: Any) -> Any:
             del module, args
-            hidden = output if isinstance(output, torch.Tensor) else output[0]
-            last.append(hidden.detach().requires_grad_())
-            return last[0] if isinstance(output, torch.Tensor) else (last[0], *output[1:])
+            last.append(_hidden_of(output).detach().requires_grad_())
+            self.returns_tuple = not isinstance(output, torch.Tensor)
+            return (last[0], *output[1:]) if self.returns_tuple else last[0]
 
         before: list[torch.Tensor] = []
 
         def remember(module: nn.Module, args: Any, output: Any) -> None:
             del module, args
-            before[:] = [output if isinstance(output, torch.Tensor) else output[0]]
+            before[:] = [_hidden_of(output)]
 
         hooks = [
             block.register_forward_pre_hook(self._keep(i, index, before), with_kwargs=True)
@@ -199,7 +298,7 @@ class _Pass:
         outside = self._install(lambda path: not self._in_blocks(path) and (head is None or path != head[2]))
         with _hooks(*hooks, *outside):
             logits = run_logits(self.network.module, self.batches[index])
-            gradient = self._sampled_gradient(logits, head=head[0] if head else None, head_output=outputs)
+            gradient = self._fisher_gradient(logits, head=head[0] if head else None, head_output=outputs)
             logits.backward(gradient)
         assert last[0].grad is not None
         self.collector.spool.put(f"gradient-{index}", last[0].grad)
@@ -208,27 +307,19 @@ class _Pass:
     def _keep(self, block: int, index: int, before: Sequence[torch.Tensor]) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             del module
-            hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
+            hidden = args[0] if args else kwargs["hidden_states"]
             if block and not (before and before[0].data_ptr() == hidden.data_ptr()):
                 raise _NotAChainError
             self.collector.spool.put(f"input-{block}-{index}", hidden)
-            # a cache would be filled a second time when the block runs again
-            left_out = ("hidden_states", "past_key_values", "past_key_value")
-            others = {name: value for name, value in kwargs.items() if name not in left_out}
-            if "use_cache" in others:
-                others["use_cache"] = False
-            self.calls[block, index] = _BlockCall(rest, others)
+            self.calls[block, index] = _call_of(args, kwargs)
 
         return hook
 
     def _backward(self, block: int, module: nn.Module, index: int) -> None:
         spool, call = self.collector.spool, self.calls.pop((block, index))
         hidden = spool.get(f"input-{block}-{index}").requires_grad_()
-        prefix = f"{self.network.blocks}.{block}."
-        with _hooks(*self._install(lambda path: path.startswith(prefix))):
-            output = module(hidden, *call.args, **call.kwargs)
-            output = output if isinstance(output, torch.Tensor) else output[0]
-            output.backward(spool.get(f"gradient-{index}"))
+        output = _hidden_of(module(hidden, *call.args, **call.kwargs))
+        output.backward(spool.get(f"gradient-{index}"))
         assert hidden.grad is not None
         spool.drop(f"input-{block}-{index}")
         spool.put(f"gradient-{index}", hidden.grad)
@@ -239,7 +330,7 @@ class _Pass:
 
         def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             del module
-            raise _ReachedFirstBlock(args[0] if args else kwargs["hidden_states"])
+            raise _ReachedBlock(args[0] if args else kwargs["hidden_states"])
 
         hooks = [first.register_forward_pre_hook(stop, with_kwargs=True)]
         for weight in self.network.weights:
@@ -250,14 +341,20 @@ class _Pass:
         with _hooks(*hooks):
             try:
                 run_logits(self.network.module, self.batches[index])
-            except _ReachedFirstBlock as reached:
+            except _ReachedBlock as reached:
                 if reached.hidden.requires_grad:
                     reached.hidden.backward(self.collector.spool.get(f"gradient-{index}"))
+
+    def _is_in(self, block: int) -> Callable[[str], bool]:
+        prefix = f"{self.network.blocks}.{block}."
+        return lambda path: path.startswith(prefix)
 
     def _in_blocks(self, path: str) -> bool:
         return path.startswith(f"{self.network.blocks}.")
 
-    def _install(self, wanted: Callable[[str], bool]) -> list[torch.utils.hooks.RemovableHandle]:
+    def _install(
+        self, wanted: Callable[[str], bool], *, with_rows: bool = True
+    ) -> list[torch.utils.hooks.RemovableHandle]:
         """Hook the linears, and without blocks the embeddings, whose path is wanted."""
         handles = []
         for weight in self.network.weights:
@@ -266,9 +363,9 @@ class _Pass:
             for path in filter(wanted, weight.modules):
                 child = self.network.module.get_submodule(path)
                 if isinstance(child, nn.Linear):
-                    hook = self.collector.linear_hook(weight.name, alone=alone)
+                    hook = self.collector.linear_hook(weight.name, with_rows=with_rows, alone=alone)
                     handles.append(child.register_forward_hook(hook))
-                elif not self.network.blocks:
+                elif with_rows and not self.network.blocks:
                     handles.append(child.register_forward_hook(self.collector.embedding_hook(weight.name)))
         return handles
 
@@ -282,12 +379,14 @@ class _Pass:
                     return weight, module, path
         return None
 
-    def _sampled_gradient(
+    def _fisher_gradient(
         self, logits: torch.Tensor, *, head: WeightRef | None = None, head_output: Sequence[torch.Tensor] = ()
     ) -> torch.Tensor:
-        """Return the gradient of -log p(label), summed over tokens, labels sampled from p.
+        """Return a random gradient at the logits whose covariance is the true Fisher, diag(p) - p p'.
 
-        The squared gradient of the head's own output has a closed mean, p (1 - p), used instead of a sample.
+        Gradients of -log p(label) over sampled labels have it too, but a class that no label hit then seems
+        not to matter. With random signs e the vector sqrt(p) e - p sum(sqrt(p) e) has it and reaches all
+        classes. The squared gradient of the head's own output has a closed mean, p (1 - p), which is used.
         """
         probabilities = logits.detach().float().flatten(0, -2).softmax(-1)
         if not bool(torch.isfinite(probabilities).all()):
@@ -303,9 +402,17 @@ class _Pass:
                 head_output[0].register_hook(
                     lambda g: self.collector.add_rows(head.name, g.float().flatten(0, -2) ** 2)
                 )
-        labels = torch.multinomial(probabilities, 1, generator=self.generator)
-        probabilities.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float32))
-        return probabilities.view(logits.shape).to(logits.dtype)
+        roots = probabilities.sqrt().mul_(random_signs(probabilities.shape, self.generator))
+        roots.addcmul_(probabilities, roots.sum(-1, keepdim=True), value=-1)
+        return roots.view(logits.shape).to(logits.dtype)
+
+
+def random_signs(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """Return float32 values of -1 and 1, one random bit each."""
+    n = shape.numel()
+    octets = torch.randint(256, (-(-n // 8),), dtype=torch.uint8, generator=generator)
+    bits = torch.from_numpy(np.unpackbits(octets.numpy(), count=n))
+    return bits.float().mul_(2).sub_(1).view(shape)
 
 
 def _stats(network: Network, collector: Collector, data_hash: str) -> Stats:
@@ -316,7 +423,8 @@ def _stats(network: Network, collector: Collector, data_hash: str) -> Stats:
             f"calibration never used {', '.join(unused[:8])}" + (" and others" if len(unused) > 8 else ""),
             hint="give data that reaches every part of the network, or leave these weights alone with --keep",
         )
-    return Stats(collector.moments, uses, collector.n_tokens, data_hash)
+    n_tokens = collector.n_tokens + collector.n_forward_tokens
+    return Stats(collector.moments, uses, n_tokens, data_hash)
 
 
 def _uses(name: str, collector: Collector) -> tuple[Use, ...]:

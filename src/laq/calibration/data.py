@@ -19,7 +19,10 @@ from laq.core.progress import track
 from laq.networks.module import Batch, Network, evaluation_mode
 
 SEQUENCE_TOKENS = 512
-CALIBRATION_TOKENS = 8192
+CALIBRATION_TOKENS = 32768
+GRADIENT_TOKENS = 8192
+"""Calibration tokens that also run backward: G is a mean per output and needs fewer than H, a matrix."""
+
 SELECTION_TOKENS = 2048
 TEST_TOKENS = 2560
 BOUNDARIES = (0.6, 0.8)
@@ -36,12 +39,16 @@ SELF_EVALUATION_SEED = 1 << 31
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Three disjoint lists of batches, and where they came from."""
+    """Three disjoint lists of batches, and where they came from.
+
+    `n_gradient` batches of the calibration split, or all, run backward too.
+    """
 
     calibration: tuple[Batch, ...]
     selection: tuple[Batch, ...]
     test: tuple[Batch, ...]
     source: str
+    n_gradient: int | None = None
 
 
 def text_splits(
@@ -101,7 +108,7 @@ def split_tokens(
         _evenly(ids, n, start, stop, length=length)
         for n, start, stop in zip(counts, (0, first, second), (first, second, available), strict=True)
     ]
-    return Splits(parts[0], parts[1], parts[2], source)
+    return Splits(parts[0], parts[1], parts[2], source, n_gradient=max(1, GRADIENT_TOKENS // length))
 
 
 def _evenly(ids: npt.NDArray[np.int64], n: int, start: int, stop: int, *, length: int) -> tuple[Batch, ...]:

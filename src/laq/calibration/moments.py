@@ -15,8 +15,11 @@ from laq.calibration.spool import Spool
 from laq.core.errors import CalibrationError
 from laq.core.stats import Moments
 
-SLICE_ROWS = 2048
-"""Rows of a second-moment matrix updated at a time: bounds the float32 temporary."""
+SLICE_ROWS = 256
+"""Rows of a second-moment matrix updated at a time, from the diagonal on; the rest follows by symmetry."""
+
+PENDING_VECTORS = 2048
+"""Vectors gathered before the matrix is updated: its float64 totals are read and written less often."""
 
 
 @dataclass(slots=True)
@@ -26,16 +29,19 @@ class MomentSum:
     Parameters
     ----------
     second : float64 [size, size] or [size]
-        Total of outer products or squares.
+        Total of outer products, of which slices left of the diagonal are filled by `close`, or of squares.
     fourth : float64 [size]
         Total of fourth powers.
     n_samples : int
         Samples added.
+    pending : list of Tensor
+        Vectors not yet in `second`.
     """
 
     second: npt.NDArray[np.float64]
     fourth: npt.NDArray[np.float64]
     n_samples: int = 0
+    pending: list[torch.Tensor] = field(default_factory=list)
 
     @staticmethod
     def of_vectors(size: int) -> MomentSum:
@@ -48,12 +54,19 @@ class MomentSum:
         return MomentSum(np.zeros(size), np.zeros(size))
 
     def add_vectors(self, vectors: torch.Tensor) -> None:
-        """Add vectors, float32 [n, size]."""
-        for start in range(0, vectors.shape[1], SLICE_ROWS):
-            product = vectors[:, start : start + SLICE_ROWS].T @ vectors
-            self.second[start : start + SLICE_ROWS] += product.numpy()
+        """Add vectors, float32 [n, size]; they are copied, for what follows may write into them."""
+        self.pending.append(vectors.clone())
         self.fourth += vectors.square().square_().sum(0).numpy()
         self.n_samples += len(vectors)
+        if sum(map(len, self.pending)) >= PENDING_VECTORS:
+            self._update()
+
+    def _update(self) -> None:
+        vectors = torch.cat(self.pending)
+        self.pending.clear()
+        for start in range(0, vectors.shape[1], SLICE_ROWS):
+            stop = start + SLICE_ROWS
+            self.second[start:stop, start:] += (vectors[:, start:stop].T @ vectors[:, start:]).numpy()
 
     def add_squares(self, squares: torch.Tensor) -> None:
         """Add squared values, float32 [n, size]."""
@@ -61,17 +74,29 @@ class MomentSum:
         self.fourth += squares.square().sum(0).numpy()
         self.n_samples += len(squares)
 
+    def close(self) -> None:
+        """Add what is pending and fill the other half of a matrix; nothing may be added after it."""
+        if self.pending:
+            self._update()
+        if self.second.ndim == 2:
+            for start in range(0, len(self.second), SLICE_ROWS):
+                stop = start + SLICE_ROWS
+                self.second[stop:, start:stop] = self.second[start:stop, stop:].T
+
 
 @dataclass(slots=True)
 class Collector:
     """Sums of the modules hooked now, and the moments of those that are done.
 
     Keys are `NAME:input` (H of a linear), `NAME:rows` (G of a linear), `NAME:gradient` (what multiplies an
-    embedding row's error) and `NAME:frequency` (how often a row is looked up).
+    embedding row's error) and `NAME:frequency` (how often a row is looked up). `n_tokens` ran backward too,
+    `n_forward_tokens` only forward.
     """
 
     spool: Spool
     n_tokens: int = 0
+    n_forward_tokens: int = 0
+    n_parked: int = 0
     moments: dict[str, Moments] = field(default_factory=dict)
     input_keys: dict[str, str] = field(default_factory=dict)
     sums: dict[str, MomentSum] = field(default_factory=dict)
@@ -92,10 +117,11 @@ class Collector:
                 self._add_vectors(f"{name}:input", args[0])
             else:
                 self._add_input(name, args[0])
+            if not with_rows:
+                return output
             if not output.requires_grad:
                 output = output.detach().requires_grad_().clone()  # no leaf: in-place activations may follow
-            if with_rows:
-                output.register_hook(lambda gradient: self.add_rows(name, squares(gradient)))
+            output.register_hook(lambda gradient: self.add_rows(name, squares(gradient)))
             return output
 
         return hook
@@ -136,8 +162,17 @@ class Collector:
         """Turn the sums into moments on disk; rows and frequencies are means per token of the network."""
         for key, total in self.sums.items():
             per_token = key.endswith((":rows", ":frequency"))
+            total.close()
             n = max(self.n_tokens if per_token else total.n_samples, 1)
-            second = self.spool.park_array(f"moments-{len(self.moments)}", total.second, 1 / n)
+            if key in self.moments:  # more samples of the same
+                before = self.moments[key]
+                total.second += before.second.astype(np.float64) * before.n_samples
+                total.fourth += before.fourth.astype(np.float64) * before.n_samples
+                n += before.n_samples
+            self.n_parked += 1
+            second = self.spool.park_array(f"moments-{self.n_parked}", total.second, 1 / n)
+            if key in self.moments:
+                self.spool.forget_array(self.moments[key].second)
             self.moments[key] = Moments(second, (total.fourth / n).astype(np.float32), n)
         self.sums.clear()
         self.seen.clear()

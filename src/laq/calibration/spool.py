@@ -39,6 +39,11 @@ class Spool:
         del self._shapes[key]
         (self.folder / key).unlink()
 
+    def forget_array(self, parked: npt.NDArray[np.float32]) -> None:
+        """Remove the file of an array that `park_array` returned; the array itself stays readable."""
+        assert isinstance(parked, np.memmap)
+        Path(str(parked.filename)).unlink()
+
     def park_array(self, key: str, array: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.float32]:
         """Write array * scale as float32 in slices; return it memory-mapped, read-only."""
         path = self.folder / f"{key}.npy"

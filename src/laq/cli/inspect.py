@@ -63,6 +63,10 @@ def _read(path: Path) -> _Content:
     if not path.exists():
         raise RequestError(f"{path}: no such file or folder", hint="check the path")
     readers = {".json": _read_plan, ".gguf": _read_gguf, ".safetensors": _read_safetensors}
+    if path.name == MANIFEST:
+        raise RequestError(
+            f"{path}: is part of an archive", hint=f"give its folder: laq inspect {path.parent}"
+        )
     if path.suffix not in readers:
         raise RequestError(
             f"{path}: not an archive, a plan (.json), a .gguf or .safetensors file, or a model folder",

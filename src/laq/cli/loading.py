@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from laq.core.errors import RequestError
-from laq.io.archive import Archive, open_archive
+from laq.core.errors import FormatError, RequestError
+from laq.io.archive import Archive, missing_sidecars, open_archive
 from laq.networks.module import Network
 from laq.networks.transformers import load_tokenizer, require_transformers
 from laq.quantizers import QUANTIZERS
@@ -71,10 +71,15 @@ def archive_tokenizer(folder: Path) -> Any:
 
     Raises
     ------
+    FormatError
+        If there is no archive, or files are missing.
     RequestError
-        If there is no archive, or no tokenizer in it.
+        If there is no tokenizer in it.
     """
-    open_archive(folder)
+    archive = open_archive(folder)
+    missing = missing_sidecars(archive)
+    if missing:
+        raise FormatError(f"{folder}: {', '.join(missing)} is missing", hint="copy or quantize it again")
     tokenizer = load_tokenizer(require_transformers(), folder)
     if tokenizer is None:
         raise RequestError(f"{folder}: holds no tokenizer", hint="this works for language models only")

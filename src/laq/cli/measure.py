@@ -72,7 +72,7 @@ def measure(
         # second moments of every input, and ten losses of four bytes for each tile of 512 weights or more
         check_room(output, sum(4 * w.shape[1] ** 2 for w in network.weights) + network.n_params // 8)
         splits = splits_of(network, data, tokens=tokens, seed=seed)
-        check_resources(network, splits.calibration)
+        check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
         stats = calibrate(network, splits, seed=seed)
         curves = run(
             network,

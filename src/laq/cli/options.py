@@ -71,7 +71,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; imp
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
-CALIBRATION_TOKENS = 8192
+CALIBRATION_TOKENS = 32768
 """As `laq.calibration.data.CALIBRATION_TOKENS`, which needs torch; a test holds the two together."""
 
 

@@ -36,8 +36,11 @@ def run(
     The text goes to stdout as it comes; how fast it came, to stderr.
     """
     with running(debug=debug, as_json=as_json, quiet=quiet) as out:
-        from laq.cli.loading import archive_tokenizer
         from laq.core.errors import RequestError
+
+        if not prompt.strip():
+            raise RequestError("the prompt is empty", hint='for example --prompt "The sky is"')
+        from laq.cli.loading import archive_tokenizer
         from laq.evaluation.speed import Stopwatch
         from laq.runtime.decoding import Decoder
         from laq.runtime.generate import end_tokens, generate, pieces, positions, prompt_ids

@@ -18,8 +18,8 @@ N_TOKENS = 8
 def verify(out_folder: Archive, as_json: AsJson = False, debug: Debug = False, quiet: Quiet = False) -> None:
     """Check that an archive is whole and runs.
 
-    Headers, every weight's tables, all checksums, and one forward pass.
-    Names every damaged tensor; exit code 2 if there is one.
+    Headers, every weight's tables, all checksums, files of the source, and one forward pass.
+    Names everything damaged or missing; exit code 2 if there is one.
     """
     with running(debug=debug, as_json=as_json, quiet=quiet) as out:
         from laq.core.errors import FormatError
@@ -47,11 +47,11 @@ def verify(out_folder: Archive, as_json: AsJson = False, debug: Debug = False, q
 
 
 def _problems(archive: OpenedArchive) -> dict[str, str]:
-    """What is wrong with each tensor; tables first, since a weight with bad ones has no sections to sum."""
+    """What is wrong with each file and tensor; a weight with bad tables has no sections to sum."""
     from laq.core.errors import FormatError
-    from laq.io.archive import verify_hashes
+    from laq.io.archive import missing_sidecars, verify_hashes
 
-    found = {}
+    found = dict.fromkeys(missing_sidecars(archive), "is missing")
     for entry in archive.manifest.weights:
         try:
             archive.packed(entry)

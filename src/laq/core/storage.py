@@ -185,6 +185,10 @@ def open_value(path: Path, kind: str) -> tuple[Json, dict[str, npt.NDArray[Any]]
     FormatError
         If the folder is missing, damaged or holds another kind of value.
     """
+    if not (path / HEADER_NAME).is_file():
+        raise FormatError(
+            f"{path}: holds no {kind}, {HEADER_NAME} is missing", hint="write them with `laq measure`"
+        )
     with refusing(path, kind):
         content = json.loads((path / HEADER_NAME).read_text(encoding="utf-8"))
         found = content["kind"], content["version"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def save_archive(
     folder : Path
         Free, or an archive that is replaced.
     manifest : Manifest
-        Without hashes and shards, which are filled in here.
+        Without hashes and names of files, which are filled in here.
     packed : mapping
         Packed weights by name.
     kept : mapping
@@ -154,8 +154,10 @@ def save_archive(
     with replaced_folder(folder, ARCHIVE_FOLDER) as partial:
         if sidecars is not None:
             sidecars(partial)
+        files = sorted(file.relative_to(partial).as_posix() for file in partial.rglob("*") if file.is_file())
         shards = _write_shards(partial, tensors)
-        (partial / MANIFEST).write_text(padded(_manifest_json(manifest, packed, tensors, shards), manifest))
+        text = _manifest_json(replace(manifest, shards=tuple(shards), sidecars=tuple(files)), packed, tensors)
+        (partial / MANIFEST).write_text(padded(text, manifest))
         check(partial)
 
 
@@ -203,10 +205,7 @@ def _write_shards(folder: Path, tensors: Mapping[str, RawTensor]) -> list[str]:
 
 
 def _manifest_json(
-    manifest: Manifest,
-    packed: Mapping[str, PackedTensor],
-    tensors: Mapping[str, RawTensor],
-    shards: list[str],
+    manifest: Manifest, packed: Mapping[str, PackedTensor], tensors: Mapping[str, RawTensor]
 ) -> str:
     weights = []
     for entry in manifest.weights:
@@ -221,7 +220,8 @@ def _manifest_json(
         "plan": dict(manifest.plan),
         "provenance": dict(manifest.provenance),
         "record": dict(manifest.record),
-        "shards": shards,
+        "shards": manifest.shards,
+        "sidecars": manifest.sidecars,
         "column_permutations": {name: _hash([tensors[name]]) for name in manifest.column_permutations},
         "kept": {name: _hash([tensors[name]]) for name in manifest.kept},
         "weights": weights,
@@ -301,6 +301,11 @@ def open_archive(folder: Path) -> Archive:
             f"{folder}: tensors missing: {', '.join(missing[:8])}", hint="copy or quantize it again"
         )
     return Archive(folder, manifest, tensors)
+
+
+def missing_sidecars(archive: Archive) -> list[str]:
+    """Return the config and tokenizer files that were saved with an archive and are not there any more."""
+    return [name for name in archive.manifest.sidecars if not (archive.folder / name).is_file()]
 
 
 def verify_hashes(archive: Archive) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from laq.core.errors import FormatError
@@ -77,6 +77,8 @@ class Manifest:
         Summary of the plan; source hash, data hash, seed and versions; what evaluation measured.
     shards : tuple of str
         Files that hold the tensors.
+    sidecars : tuple of str
+        The source's config and tokenizer files beside them.
     """
 
     architecture: str
@@ -88,6 +90,7 @@ class Manifest:
     provenance: Mapping[str, Any]
     record: Mapping[str, Any]
     shards: tuple[str, ...] = ()
+    sidecars: tuple[str, ...] = ()
 
     @property
     def n_params(self) -> int:
@@ -151,6 +154,9 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
             raise ValueError(f"a {what} is named twice")
     if not all(SHARD_NAME.fullmatch(shard) for shard in content["shards"]):
         raise ValueError("shard outside of the folder")
+    sidecars = tuple(map(PurePosixPath, content.get("sidecars", ())))
+    if any(name.is_absolute() or ".." in name.parts for name in sidecars):
+        raise ValueError("file outside of the folder")
     return Manifest(
         architecture=str(content["architecture"]),
         weights=weights,
@@ -161,6 +167,7 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
         provenance=dict(content["provenance"]),
         record=dict(content["record"]),
         shards=tuple(content["shards"]),
+        sidecars=tuple(map(str, sidecars)),
     )
 
 

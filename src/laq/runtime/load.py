@@ -80,6 +80,11 @@ def module_of(archive: Archive, *, module: nn.Module | None = None) -> nn.Module
                 hint="pass a fresh one: laq.load(folder, module=MyNetwork())",
             )
         module = _empty_transformer(archive)
+    if not isinstance(module, nn.Module):
+        raise RequestError(
+            f"{archive.folder}: module is {type(module).__name__}, not a module",
+            hint="pass an instance: laq.load(folder, module=MyNetwork())",
+        )
     _check_fits(archive, module)
     packed = {entry.name: archive.packed(entry) for entry in manifest.weights}
     memory = archive_memory()
@@ -101,6 +106,8 @@ def _empty_transformer(archive: Archive) -> nn.Module:
     from accelerate import init_empty_weights
     from huggingface_hub.errors import StrictDataclassError
 
+    if not (archive.folder / "config.json").is_file():
+        raise FormatError(f"{archive.folder}: config.json is missing", hint="copy or quantize it again")
     try:
         config = transformers.AutoConfig.from_pretrained(archive.folder, local_files_only=True)
         if getattr(config, "num_hidden_layers", 0) > len(archive.tensors):  # would take as long to build
