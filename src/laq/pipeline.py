@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from laq.allocation import ALLOCATORS
 from laq.calibration.collect import hash_batches
 from laq.calibration.data import CALIBRATION_TOKENS, Splits
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
@@ -43,6 +44,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     max_kl: float | None = None,
     data: Data = None,
     unit: str = "tile",
+    allocator: str = "lagrange",
     quantizer: str = "gptq",
     group_size: int = 64,
     scale_format: str = "log8",
@@ -66,6 +68,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Text file, folder, token ids, "self", or batches that feed module(**batch) or module(*batch).
     unit : "tile", "row", "tensor" or "network"
         What shares one decision.
+    allocator : str
+        Method that spends bytes over units, see `laq methods`.
     quantizer : str
         Method that picks codes, see `laq methods`.
     group_size : int
@@ -103,6 +107,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
             )
     if max_kl is not None and not 0 < max_kl < math.inf:
         raise RequestError(f"max_kl {max_kl} is not a positive number", hint="for example max_kl=0.1")
+    ALLOCATORS.get(allocator)
     _check_options(unit, quantizer, group_size, scale_format, control)
     network = open_network(source, keep=keep)
     budget = budget_bytes(network, bpw, size)
@@ -118,7 +123,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         curves = measure(
             network, stats, quantizer=quantizer, group_size=group_size, scale_format=scale_format
         )
-    job = Job(network, splits, stats, curves, unit, control, seed)
+    job = Job(network, splits, stats, curves, unit, allocator, control, seed)
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )

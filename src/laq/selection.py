@@ -31,6 +31,7 @@ class Job:
     stats: Stats
     curves: Curves
     unit: str
+    allocator: str
     control: str | None
     seed: int
 
@@ -65,10 +66,10 @@ def _candidates(job: Job, budget: int, *, compare: bool) -> dict[str, Plan]:
             seed=job.seed,
         )
 
-    free = plan(job.unit, control=job.control, floor=False)
+    free = plan(job.unit, job.allocator, control=job.control, floor=False)
     label = f"{job.unit}, below two bits"
     try:
-        plans, floor = {job.unit: plan(job.unit, control=job.control)}, True
+        plans, floor = {job.unit: plan(job.unit, job.allocator, control=job.control)}, True
     except BudgetError:
         plans, floor = {label: free}, False
     if not compare or job.control is not None:
@@ -104,7 +105,14 @@ def smallest_budget(job: Job, max_kl: float) -> int:
     ratio, best = 1.0, None
     for _ in range(MAX_PROBES):
         budget = _where_predicted(job, max_kl / ratio, low, high)
-        plan = allocate(job.curves, size=budget, unit=job.unit, control=job.control, seed=job.seed)
+        plan = allocate(
+            job.curves,
+            size=budget,
+            unit=job.unit,
+            allocator=job.allocator,
+            control=job.control,
+            seed=job.seed,
+        )
         (result,) = apply_all(job.network, [plan], job.stats)
         models = {"": (result.model, plan.size_bytes)}
         kl = records(job.network, models, job.splits.selection, split="selection")[""].kl_nats
@@ -130,7 +138,14 @@ def _where_predicted(job: Job, loss_nats: float, low: int, high: int) -> int:
     first, last = low + margin, high - margin
     for _ in range(20):
         middle = (first + last) // 2
-        plan = allocate(job.curves, size=middle, unit=job.unit, control=job.control, seed=job.seed)
+        plan = allocate(
+            job.curves,
+            size=middle,
+            unit=job.unit,
+            allocator=job.allocator,
+            control=job.control,
+            seed=job.seed,
+        )
         if plan.predicted_loss_nats > loss_nats:
             first = middle
         else:

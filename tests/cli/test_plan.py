@@ -89,3 +89,14 @@ def test_a_file_that_is_no_plan_is_not_overwritten(laq, laq_well, refused, measu
     for bpw in ("10", "11"):
         laq_well("plan", measured, "--bpw", bpw, "-o", file)
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_allocator_can_be_chosen(laq, laq_well, refused, measured):
+    options = ("plan", measured, "--bpw", "18", "--unit", "tensor", "--json")
+    found = {
+        name: laq_well(*options, "--allocator", name).content["predicted_loss_nats"]
+        for name in ("ilp", "lagrange", "greedy", "uniform")
+    }
+    assert found["ilp"] <= found["lagrange"] <= found["uniform"]
+    assert found["ilp"] <= found["greedy"]
+    refused(laq("plan", measured, "--bpw", "18", "--allocator", "magic"), "unknown allocator")

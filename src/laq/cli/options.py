@@ -62,6 +62,9 @@ EvalTokens = Annotated[
 Keep = Annotated[str | None, typer.Option("--keep", metavar="REGEX", help="Weights to leave as they are.")]
 QuantizerName = Annotated[str, typer.Option("--quantizer", help="Method, see `laq methods`.")]
 Group = Annotated[GroupSize, typer.Option("--group-size", help="Columns that share a scale.")]
+AllocatorName = Annotated[
+    str, typer.Option("--allocator", help="How bytes are spent over units, see `laq methods`.")
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seeds everything that is sampled.")]
 ControlName = Annotated[
     Control | None,
@@ -92,3 +95,10 @@ def check_limits(*, bpw: float | None, size: str | None, max_kl: float | None = 
             raise BudgetError(f"{name} {value} is not a positive number", hint="for example --bpw 4")
     if size is not None:
         parse_size(size)
+
+
+def check_allocator(name: str) -> None:
+    """Raise RequestError, with those there are, if there is no such allocator."""
+    from laq.allocation import ALLOCATORS
+
+    ALLOCATORS.get(name)

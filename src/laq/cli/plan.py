@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from laq.cli.options import AsJson, Bpw, ControlName, Debug, Quiet, Seed, Size, check_limits
+from laq.cli.options import (
+    AllocatorName,
+    AsJson,
+    Bpw,
+    ControlName,
+    Debug,
+    Quiet,
+    Seed,
+    Size,
+    check_allocator,
+    check_limits,
+)
 from laq.cli.output import running
 from laq.core.budget import bpw_to_bytes, parse_size
 from laq.core.target import Unit
@@ -28,6 +39,7 @@ def plan(
     bpw: Bpw = None,
     size: Size = None,
     unit: UnitName = Unit.TILE,
+    allocator: AllocatorName = "lagrange",
     control: ControlName = None,
     seed: Seed = 0,
     output: Out = None,
@@ -42,6 +54,7 @@ def plan(
     """
     with running(debug=debug, as_json=as_json, quiet=quiet) as out:
         check_limits(bpw=bpw, size=size, names="--bpw and --size")
+        check_allocator(allocator)
         from laq.cli.bits import bits_of_plan
         from laq.cli.tables import depth_table, format_table, role_table
         from laq.core.curve import Curves
@@ -51,7 +64,12 @@ def plan(
         curves = Curves.open(folder / "curves")
         budget = bpw_to_bytes(bpw, curves.n_params) if bpw is not None else parse_size(size or "")
         found = _allocate(
-            curves, budget, unit=unit, control=None if control is None else control.value, seed=seed
+            curves,
+            budget,
+            unit=unit,
+            allocator=allocator,
+            control=None if control is None else control.value,
+            seed=seed,
         )
         if output is not None:
             found.save(output)
@@ -66,13 +84,17 @@ def plan(
         )
 
 
-def _allocate(curves: Curves, budget_bytes: int, *, unit: Unit, control: str | None, seed: int) -> Plan:
+def _allocate(
+    curves: Curves, budget_bytes: int, *, unit: Unit, allocator: str, control: str | None, seed: int
+) -> Plan:
     """Formats below two bits are used where the budget leaves no choice, as in `laq quantize`."""
     from laq.allocation.common import allocate, size_range
 
     smallest, _ = size_range(curves, unit=unit, floor=True)
     floor = budget_bytes >= smallest
-    return allocate(curves, budget_bytes, unit=unit, control=control, floor=floor, seed=seed)
+    return allocate(
+        curves, budget_bytes, unit=unit, allocator=allocator, control=control, floor=floor, seed=seed
+    )
 
 
 def _check_output(file: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from laq.cli.options import (
     CALIBRATION_TOKENS,
+    AllocatorName,
     AsJson,
     Bpw,
     ControlName,
@@ -24,6 +25,7 @@ from laq.cli.options import (
     Seed,
     Size,
     Tokens,
+    check_allocator,
     check_data,
     check_limits,
 )
@@ -64,6 +66,7 @@ def quantize(
     size: Size = None,
     max_kl: MaxKl = None,
     unit: UnitName = Unit.TILE,
+    allocator: AllocatorName = "lagrange",
     quantizer: QuantizerName = "gptq",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG8,
@@ -86,6 +89,7 @@ def quantize(
         start = time.perf_counter()
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         check_data(data)
+        check_allocator(allocator)
         network = _open(model, output, keep=keep, quantizer=quantizer)
 
         from laq.cli.paths import check_room
@@ -101,6 +105,7 @@ def quantize(
             max_kl=max_kl,
             data=data,
             unit=unit.value,
+            allocator=allocator,
             quantizer=quantizer,
             group_size=int(group_size.value),
             scale_format=scale_format.value,
