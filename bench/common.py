@@ -25,14 +25,15 @@ from laq.steps import apply_all, measure, records
 
 RESULTS = Path(__file__).parent / "results"
 SEQUENCE = 512
-TEST_SEQUENCES, WIDE_SEQUENCES = 5, 20
+TEST_SEQUENCES, WIDE_SEQUENCES, FRESH_SEQUENCES = 5, 20, 20
 
 
 @dataclass(frozen=True, slots=True)
 class BenchSplits(Splits):
-    """Also 20 more test sequences: five do not tell 5 % apart."""
+    """Also 20 more test sequences, as five do not tell 5 % apart, and 20 that only bench/quality.py reads."""
 
     wide: tuple = ()
+    fresh: tuple = ()
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -98,7 +99,7 @@ def rescale_(module: torch.nn.Module, *, sigma: float = 0.15, seed: int = 0) -> 
 
 
 def fixed_splits(network: Network, text: Path | None, *, n_calibration: int = 16) -> BenchSplits:
-    """Calibration, 5 selection, 5 test and 20 more test sequences of 512 tokens at fixed places of one text.
+    """Calibration, 5 selection, 5 + 20 + 20 test sequences of 512 tokens at fixed places of one text.
 
     The first 16 calibration sequences and the 5 test sequences are those of the reference experiment. Of more
     calibration sequences 16 run backward, as in the product.
@@ -110,7 +111,7 @@ def fixed_splits(network: Network, text: Path | None, *, n_calibration: int = 16
         return tuple(token_batch(ids[start : start + SEQUENCE]) for start in starts)
 
     n = len(ids)
-    n_test = TEST_SEQUENCES + WIDE_SEQUENCES
+    n_test = TEST_SEQUENCES + WIDE_SEQUENCES + FRESH_SEQUENCES
     starts = 1000, n // 2, n - n_test * SEQUENCE - 1000
     stops = starts[0] + n_calibration * SEQUENCE, starts[1] + 5 * SEQUENCE, n - 1000
     places = [place for pair in zip(starts, stops, strict=True) for place in pair]
@@ -123,7 +124,8 @@ def fixed_splits(network: Network, text: Path | None, *, n_calibration: int = 16
         test=cut(from_end[:TEST_SEQUENCES]),
         source="built-in text" if text is None else text.name,
         n_gradient=16,
-        wide=cut(from_end[TEST_SEQUENCES:]),
+        wide=cut(from_end[TEST_SEQUENCES:][:WIDE_SEQUENCES]),
+        fresh=cut(from_end[-FRESH_SEQUENCES:]),
     )
 
 
@@ -189,8 +191,15 @@ def run(
         "kl_selection_nats": found["selection"].kl_nats if "selection" in found else None,
         "kl_nats": found["test"].kl_nats,
         "kl_stderr_nats": found["test"].kl_stderr_nats,
-        "kl_wide_nats": found["wide"].kl_nats if "wide" in found else None,
-        "kl_wide_stderr_nats": found["wide"].kl_stderr_nats if "wide" in found else None,
+        **{
+            key: value
+            for split in ("wide", "fresh")
+            if split in found
+            for key, value in (
+                (f"kl_{split}_nats", found[split].kl_nats),
+                (f"kl_{split}_stderr_nats", found[split].kl_stderr_nats),
+            )
+        },
         "perplexity": found["test"].perplexity,
         "perplexity_original": found["test"].perplexity_original,
         "top1_agreement": found["test"].top1_agreement,
@@ -198,8 +207,8 @@ def run(
     }
     print(
         f"{row['bpw']:.3f} bpw  {plan.quantizer:5s} {unit:8s} {options or ''}  KL {row['kl_nats']:.4f} "
-        f"(selection {row['kl_selection_nats'] or float('nan'):.4f}, "
-        f"wide {row['kl_wide_nats'] or float('nan'):.4f}, predicted {row['predicted_nats']:.4f})  "
+        f"({', '.join(f'{split} {one.kl_nats:.4f}' for split, one in found.items() if split != 'test')}, "
+        f"predicted {row['predicted_nats']:.4f})  "
         f"ppl {row['perplexity']:.2f}  top-1 {row['top1_agreement']:.3f}  {seconds:.0f} s",
         flush=True,
     )

@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 COMMANDS = {
     "ladder": "bench/ladder.py --text TEXT",
     "allocators": "bench/allocators.py --text TEXT",
+    "quality": "bench/quality.py --text TEXT",
     "whole_model": "bench/whole_model.py --text TEXT",
     "shrinkage": "bench/shrinkage.py --text TEXT",
     "calibration_memory": "bench/calibration_memory.py",

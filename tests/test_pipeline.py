@@ -208,3 +208,17 @@ def test_many_classes_and_few_samples_do_not_starve_the_classes_that_none_of_the
     found = laq.quantize(nn.Sequential(*layers), bpw=bpw, data=list(torch.randn(30, 32, 256)))
     kl = {one.label: one.test.kl_nats for one in found.comparisons}
     assert kl["tile"] < kl["uniform"]
+
+
+def test_an_allocator_that_cannot_do_it_is_refused_before_the_slow_work(monkeypatch):
+    monkeypatch.setattr("laq.pipeline.calibrate", lambda *_, **__: pytest.fail("calibrated"))
+    module = nn.Sequential(nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 64))
+    with pytest.raises(RequestError, match=r"up to 4096 units exactly.*\nhint: use --unit tensor"):
+        laq.quantize(module, bpw=4.0, data=list(torch.randn(6, 8, 4096)), allocator="ilp")
+
+
+def test_another_allocator_is_named_in_the_result():
+    module = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 64))
+    found = laq.quantize(module, bpw=5.0, data=list(torch.randn(9, 16, 256)), unit="tensor", allocator="ilp")
+    assert [one.label for one in found.comparisons] == ["tensor, ilp", "tensor", "uniform"]
+    assert found.provenance["allocator"] == "ilp"

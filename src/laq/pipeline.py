@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from laq.allocation import ALLOCATORS
+from laq.allocation.common import count_units
 from laq.calibration.collect import hash_batches
 from laq.calibration.data import CALIBRATION_TOKENS, Splits
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import BudgetError, RequestError
-from laq.core.groups import GROUP_SIZES
+from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.networks import Network
@@ -98,18 +99,21 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         raise RequestError("give exactly one of bpw, size and max_kl", hint="for example bpw=4.0")
     for name, limit, types in (
         ("bpw", bpw, Real),
-        ("size", size, (Real, str)),
+        ("size", size, (Integral, str)),
         ("max_kl", max_kl, Real),
     ):
+        if isinstance(limit, float) and not math.isfinite(limit):
+            raise RequestError(f"{name}={limit} is not a finite number", hint=NUMBERS[name])
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, types)):
             raise RequestError(
                 f"{name}={limit!r} is {type(limit).__name__}, not a number", hint=NUMBERS[name]
             )
     if max_kl is not None and not 0 < max_kl < math.inf:
         raise RequestError(f"max_kl {max_kl} is not a positive number", hint="for example max_kl=0.1")
-    ALLOCATORS.get(allocator)
     _check_options(unit, quantizer, group_size, scale_format, control)
     network = open_network(source, keep=keep)
+    grids = [TileGrid(*weight.shape, group_size) for weight in network.weights]
+    ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
     splits = splits_of(network, data, tokens=tokens, seed=seed)
     if measured is not None:
@@ -225,5 +229,6 @@ def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
         "n_tokens": job.stats.n_tokens,
         "tokens_asked_for": tokens,
         "seed": job.seed,
+        "allocator": job.allocator,
         "verdict": verdict,
     }

@@ -77,6 +77,6 @@ def _block_inputs(network: Network, batches: Sequence[Batch], n_gradient: int | 
         if isinstance(value, torch.Tensor) and not value.is_floating_point()
     )
     n_blocks = len(list(network.module.get_submodule(network.blocks).children()))
-    graded = min(1.0, (len(batches) if n_gradient is None else n_gradient) / len(batches))
+    graded = min(1.0, (len(batches) if n_gradient is None else max(n_gradient, 1)) / len(batches))
     held = n_tokens * (graded * n_blocks + (1 - graded))
     return int(4 * held * min(weight.shape[1] for weight in network.weights))

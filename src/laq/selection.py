@@ -48,7 +48,7 @@ def best_plan(job: Job, budget: int, *, compare: bool) -> Result:
     return results[winner.label].updated(
         record=winner.test,
         comparisons=comparisons,
-        verdict=_verdict(comparisons, winner),
+        verdict=_verdict(job, comparisons, winner),
     )
 
 
@@ -67,14 +67,15 @@ def _candidates(job: Job, budget: int, *, compare: bool) -> dict[str, Plan]:
         )
 
     free = plan(job.unit, job.allocator, control=job.control, floor=False)
-    label = f"{job.unit}, below two bits"
+    own = _label(job)
+    label = f"{own}, below two bits"
     try:
-        plans, floor = {job.unit: plan(job.unit, job.allocator, control=job.control)}, True
+        plans, floor = {own: plan(job.unit, job.allocator, control=job.control)}, True
     except BudgetError:
         plans, floor = {label: free}, False
     if not compare or job.control is not None:
         return plans
-    if floor and free.predicted_loss_nats <= NO_FLOOR_GAIN * plans[job.unit].predicted_loss_nats:
+    if floor and free.predicted_loss_nats <= NO_FLOOR_GAIN * plans[own].predicted_loss_nats:
         plans[label] = free
     for rival, unit, allocator in (("tensor", "tensor", "lagrange"), ("uniform", "tensor", "uniform")):
         if rival not in plans:
@@ -85,14 +86,22 @@ def _candidates(job: Job, budget: int, *, compare: bool) -> dict[str, Plan]:
     return plans
 
 
-def _verdict(comparisons: tuple[Comparison, ...], winner: Comparison) -> str:
+def _label(job: Job) -> str:
+    """Name of the requested plan; the rivals' names are taken by the plans they stand for."""
+    if job.allocator == "lagrange":
+        return job.unit
+    return "uniform" if (job.unit, job.allocator) == ("tensor", "uniform") else f"{job.unit}, {job.allocator}"
+
+
+def _verdict(job: Job, comparisons: tuple[Comparison, ...], winner: Comparison) -> str:
     others = ", ".join(
         f"{one.label} {nats_text(one.selection.kl_nats)}" for one in comparisons if one is not winner
     )
     kept = f"kept {winner.label}: KL {nats_text(winner.selection.kl_nats)} on the selection split"
     if not others:
         return kept
-    coarser = winner.label in ("tensor", "uniform") and winner is not comparisons[0]
+    is_rival = winner.label in ("tensor", "uniform") and winner is not comparisons[0]
+    coarser = is_rival and job.allocator == "lagrange"
     return ("no gain from finer units; " if coarser else "") + f"{kept}, at the same bytes {others}"
 
 

@@ -29,3 +29,7 @@ def test_the_best_step_alone_may_lose_which_is_why_this_is_a_baseline():
     costs = np.array([[0, 0], [10, 30]])
     losses = np.array([[5.0, 9.0], [0.0, 0.0]])
     assert Greedy().choose(losses, costs, 30).tolist() == [1, 0]
+
+
+def test_of_equally_cheap_candidates_the_best_is_taken():
+    assert Greedy().choose(np.array([[5.0], [1.0]]), np.array([[10], [10]]), 10).tolist() == [1]

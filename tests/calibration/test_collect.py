@@ -318,3 +318,45 @@ def test_a_weight_shared_between_blocks_is_calibrated_as_a_whole(llama, batches)
     shared, single = (calibrate(describe(one), batches).moments for one in (module, llama()))
     name = "model.layers.0.mlp.up_proj.weight:rows"
     assert shared[name].second.sum() > 1.2 * single[name].second.sum()
+
+
+class Threaded(nn.Module):
+    """Blocks that return two things, or are told something about what the one before returned."""
+
+    def __init__(self, *, pairs):
+        super().__init__()
+        self.pairs = pairs
+        self.embed = nn.Embedding(50, 32)
+        self.layers = nn.ModuleList(Scaling() for _ in range(3))
+        self.lm_head = nn.Linear(32, 50, bias=False)
+
+    def forward(self, input_ids, use_cache=False):
+        hidden, scale = self.embed(input_ids), torch.ones(())
+        for layer in self.layers:
+            output = layer(hidden, scale=scale, pairs=self.pairs)
+            hidden, scale = output if self.pairs else (output, output.detach().abs().mean())
+        return self.lm_head(hidden)
+
+
+class Scaling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(32, 32)
+
+    def forward(self, hidden, *, scale, pairs):
+        hidden = torch.tanh(self.linear(hidden * scale))
+        return (hidden, hidden.detach().abs().mean()) if pairs else hidden
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_blocks_that_need_the_one_before_are_not_skipped(batches, pairs):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = Threaded(pairs=pairs)
+    network = describe(module)
+    assert network.blocks == "layers"
+    everything, some = (calibrate(network, batches, n_gradient=n, seed=3) for n in (3, 1))
+    for number in range(3):
+        key = f"layers.{number}.linear.weight:input"
+        assert some.moments[key].n_samples == 48
+        close(some.moments[key].second, everything.moments[key].second)

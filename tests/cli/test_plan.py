@@ -97,6 +97,6 @@ def test_allocator_can_be_chosen(laq, laq_well, refused, measured):
         name: laq_well(*options, "--allocator", name).content["predicted_loss_nats"]
         for name in ("ilp", "lagrange", "greedy", "uniform")
     }
-    assert found["ilp"] <= found["lagrange"] <= found["uniform"]
-    assert found["ilp"] <= found["greedy"]
+    for name in ("lagrange", "greedy", "uniform"):
+        assert found["ilp"] <= found[name] * (1 + 1e-9)
     refused(laq("plan", measured, "--bpw", "18", "--allocator", "magic"), "unknown allocator")

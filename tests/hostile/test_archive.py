@@ -176,6 +176,14 @@ def test_shard_outside_of_the_folder_is_refused(files, folder):
         open_archive(folder)
 
 
+@pytest.mark.parametrize("names", [["../laq"], ["/etc/passwd"], [""], "abc", [3]])
+def test_files_of_the_source_outside_of_the_folder_are_refused(files, folder, names):
+    content = json.loads(files[MANIFEST]) | {"sidecars": names}
+    (folder / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(FormatError, match="damaged"):
+        open_archive(folder)
+
+
 def changed(files, change):
     """The files, their manifest changed by a function."""
     content = json.loads(files[MANIFEST])

@@ -20,6 +20,11 @@ class Allocator(ABC):
     status: ClassVar[Literal["stable", "experimental"]]
     summary: ClassVar[str]
 
+    @classmethod
+    def check(cls, n_units: int) -> None:
+        """Raise RequestError, before anything slow happens, if the method cannot handle so many units."""
+        del n_units
+
     @abstractmethod
     def choose(
         self, losses: npt.NDArray[np.float64], costs: npt.NDArray[np.int64], budget_bytes: int

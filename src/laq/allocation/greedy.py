@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.allocation import Allocator
+from laq.allocation.common.multiplier import cheapest
 
 
 @final
@@ -26,7 +27,7 @@ class Greedy(Allocator):
         self, losses: npt.NDArray[np.float64], costs: npt.NDArray[np.int64], budget_bytes: int
     ) -> npt.NDArray[np.int64]:
         """Return the candidate of each unit; see `Allocator.choose`."""
-        choice = np.asarray(np.where(np.isfinite(losses), costs.astype(np.float64), np.inf).argmin(0))
+        choice = cheapest(losses, costs)
         left = budget_bytes - int(costs[choice, np.arange(len(choice))].sum())
         heap = [step for unit in range(len(choice)) if (step := _best(losses, costs, choice, unit, left))]
         heapq.heapify(heap)

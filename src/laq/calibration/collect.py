@@ -177,6 +177,24 @@ def _call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _BlockCall:
     return _BlockCall(args[1:], others)
 
 
+def _are_same(one: _BlockCall, other: _BlockCall) -> bool:
+    """Compare two calls; what holds tensors in a way that is not known counts as different."""
+    return all(
+        _are_equal(mine, its)
+        for mine, its in zip(
+            (*one.args, *one.kwargs.values()), (*other.args, *other.kwargs.values()), strict=False
+        )
+    ) and (len(one.args), list(one.kwargs)) == (len(other.args), list(other.kwargs))
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    return one is other or (isinstance(one, bool | int | float | str) and one == other)
+
+
 def _hidden_of(output: Any) -> torch.Tensor:
     """Return what a block hands to the next one."""
     hidden: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
@@ -194,6 +212,7 @@ class _Pass:
     collector: Collector
     calls: dict[tuple[int, int], _BlockCall] = field(default_factory=dict)
     returns_tuple: bool = False
+    returns_one: bool = True
 
     def whole(self) -> None:
         """Forward and backward through the whole network at once, for those without a list of blocks."""
@@ -203,6 +222,10 @@ class _Pass:
                 logits.backward(self._fisher_gradient(logits))
                 self.collector.seen.clear()
         self.collector.finish()
+        self._inputs_at_once()
+
+    def _inputs_at_once(self) -> None:
+        """Add the inputs of all linears over the other batches; the sums of all are held."""
         with torch.no_grad(), _hooks(*self._install(lambda _: True, with_rows=False)):
             for batch in track(self.others, label="calibrating: inputs", total=len(self.others)):
                 logits = run_logits(self.network.module, batch)
@@ -217,6 +240,7 @@ class _Pass:
         for index in track(range(n), label="calibrating: forward", total=n):
             self._forward(index, blocks)
         self.collector.finish()
+        can_skip = self._can_skip(blocks)
         steps = iter(track(range(len(blocks) * n), label="calibrating: backward", total=len(blocks) * n))
         for block in reversed(range(len(blocks))):
             with _hooks(*self._install(self._is_in(block))):
@@ -227,35 +251,56 @@ class _Pass:
         for index in track(range(n), label="calibrating: embedding", total=n):
             self._backward_embedding(index, blocks[0])
         self.collector.finish()
-        if self.others:
+        for index in range(n):
+            self.collector.spool.drop(f"gradient-{index}")
+        if self.others and can_skip:
             self._inputs(blocks)
+        elif self.others:
+            self._inputs_at_once()
 
     @torch.no_grad()
     def _inputs(self, blocks: list[nn.Module]) -> None:
-        """Add the inputs of all blocks over the other batches, block by block: one output each is held."""
+        """Add the inputs of all blocks over the other batches, block by block: one output each is held.
+
+        What lies outside of the blocks keeps the moments of the batches that run backward.
+        """
         spool, n = self.collector.spool, len(self.others)
         for index, batch in enumerate(self.others):
-            self._record_calls(index, batch, blocks)
+            hidden = self._record_calls(index, batch, blocks)
+            spool.put(f"hidden-{index}", hidden)
+            self.collector.n_forward_tokens += hidden.shape[:-1].numel()
         steps = iter(track(range(len(blocks) * n), label="calibrating: inputs", total=len(blocks) * n))
         for number, block in enumerate(blocks):
             with _hooks(*self._install(self._is_in(number), with_rows=False)):
                 for index, _ in zip(range(n), steps, strict=False):
                     call = self.calls.pop((number, index))
                     output = block(spool.get(f"hidden-{index}"), *call.args, **call.kwargs)
-                    spool.put(f"hidden-{index}", _hidden_of(output))
+                    if block is blocks[-1]:
+                        spool.drop(f"hidden-{index}")
+                    else:
+                        spool.put(f"hidden-{index}", _hidden_of(output))
                     self.collector.seen.clear()
             self.collector.finish()
         next(steps, None)  # lets the display finish
 
-    def _record_calls(self, index: int, batch: Batch, blocks: list[nn.Module]) -> None:
-        """Record what every block is called with, and the first one's input, without running any of them."""
+    def _can_skip(self, blocks: list[nn.Module]) -> bool:
+        """Say whether blocks are called the same when none of them runs; tried on the first batch."""
+        if not self.others or not self.returns_one:
+            return False
+        with torch.no_grad():
+            self._record_calls(-1, self.batches[0], blocks)
+        return all(
+            _are_same(self.calls.pop((block, -1)), self.calls[block, 0]) for block in range(len(blocks))
+        )
+
+    def _record_calls(self, index: int, batch: Batch, blocks: list[nn.Module]) -> torch.Tensor:
+        """Record what every block is called with, without running any of them; returns the first's input."""
+        first: list[torch.Tensor] = []
 
         def skip(block: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 hidden = args[0] if args else kwargs["hidden_states"]
-                if block == 0:
-                    self.collector.spool.put(f"hidden-{index}", hidden)
-                    self.collector.n_forward_tokens += hidden.shape[:-1].numel()
+                first.append(hidden)
                 self.calls[block, index] = _call_of(args, kwargs)
                 if block == len(blocks) - 1:
                     raise _ReachedBlock(hidden)
@@ -265,6 +310,7 @@ class _Pass:
 
         with _forward_replaced(blocks, skip), suppress(_ReachedBlock):
             run_logits(self.network.module, batch)
+        return first[0]
 
     def _forward(self, index: int, blocks: list[nn.Module]) -> None:
         """Run all of the network; gradients start at the last block's output."""
@@ -281,6 +327,7 @@ class _Pass:
         def remember(module: nn.Module, args: Any, output: Any) -> None:
             del module, args
             before[:] = [_hidden_of(output)]
+            self.returns_one &= isinstance(output, torch.Tensor) or len(output) == 1
 
         hooks = [
             block.register_forward_pre_hook(self._keep(i, index, before), with_kwargs=True)

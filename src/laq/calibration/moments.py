@@ -166,7 +166,9 @@ class Collector:
             n = max(self.n_tokens if per_token else total.n_samples, 1)
             if key in self.moments:  # more samples of the same
                 before = self.moments[key]
-                total.second += before.second.astype(np.float64) * before.n_samples
+                for start in range(0, len(total.second), SLICE_ROWS):
+                    rows = slice(start, start + SLICE_ROWS)
+                    total.second[rows] += before.second[rows].astype(np.float64) * before.n_samples
                 total.fourth += before.fourth.astype(np.float64) * before.n_samples
                 n += before.n_samples
             self.n_parked += 1

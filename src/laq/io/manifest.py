@@ -154,7 +154,10 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
             raise ValueError(f"a {what} is named twice")
     if not all(SHARD_NAME.fullmatch(shard) for shard in content["shards"]):
         raise ValueError("shard outside of the folder")
-    sidecars = tuple(map(PurePosixPath, content.get("sidecars", ())))
+    files: object = content.get("sidecars", [])
+    if not isinstance(files, list) or not all(isinstance(name, str) and name for name in files):
+        raise ValueError("sidecars are no list of names")
+    sidecars = tuple(map(PurePosixPath, files))
     if any(name.is_absolute() or ".." in name.parts for name in sidecars):
         raise ValueError("file outside of the folder")
     return Manifest(

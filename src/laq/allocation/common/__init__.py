@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from laq.allocation.common.allocate import allocate, size_range
+from laq.allocation.common.allocate import allocate, count_units, size_range
 
-__all__ = ["allocate", "size_range"]
+__all__ = ["allocate", "count_units", "size_range"]

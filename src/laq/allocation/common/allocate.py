@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from laq.core.budget import bytes_to_bpw
 from laq.core.curve import Curves, WeightCurves
 from laq.core.errors import BudgetError, RequestError
 from laq.core.formats import CANDIDATES
+from laq.core.groups import TileGrid
 from laq.core.packing import SectionSpec, section_specs
 from laq.core.plan import Plan, WeightPlan
 from laq.core.scheme import ScaleFormat, Scheme
@@ -74,9 +76,11 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     if not smallest <= budget_bytes <= largest:
         raise _out_of_range(curves, budget_bytes, smallest, largest)
     units = _units(curves, unit, floor=floor)
+    method = ALLOCATORS.get(allocator)
+    method.check(len(units.sizes))
     guide = units.losses if control is None else _permuted(units, control, seed)
     left = budget_bytes - _fixed_bytes(curves, unit)
-    choice = ALLOCATORS.get(allocator)().choose(guide, units.costs, left)
+    choice = method().choose(guide, units.costs, left)
     index = np.arange(len(choice))
     return Plan(
         weights=tuple(_weight_plans(curves, unit, choice)),
@@ -90,6 +94,13 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
         predicted_loss_nats=float(units.losses[choice, index].sum()),
         source_hash=curves.source_hash,
     )
+
+
+def count_units(grids: Iterable[TileGrid], unit: Unit) -> int:
+    """Return how many decisions there are over weights of these shapes."""
+    if unit is Unit.NETWORK:
+        return 1
+    return sum({Unit.TILE: g.n_tiles, Unit.ROW: g.n_row_blocks, Unit.TENSOR: 1}[unit] for g in grids)
 
 
 def size_range(curves: Curves, *, unit: Unit, floor: bool) -> tuple[int, int]:
