@@ -12,6 +12,7 @@ from statistics import median
 
 from common import parser, save, smollm2_path
 
+from laq.calibration.data import CALIBRATION_TOKENS, GRADIENT_TOKENS
 from laq.core.curve import Curves
 from laq.steps import allocate, apply, calibrate, measure, open_network, records, splits_of
 
@@ -31,12 +32,13 @@ def main() -> None:
             "peak_gb": round(_peak_gb(), 2),
         }
         rows.append(row)
-        print(f"{name:28s} {row['seconds']:8.2f} s   peak {row['peak_gb']:.2f} GB", flush=True)
+        print(f"{name:44s} {row['seconds']:8.2f} s   peak {row['peak_gb']:.2f} GB", flush=True)
         return value
 
     network = step("load", lambda: open_network(smollm2_path()))
     splits = step("tokenize, split", lambda: splits_of(network, None))
-    stats = step("calibrate (8192 tokens)", lambda: calibrate(network, splits))
+    tokens = f"{CALIBRATION_TOKENS} tokens, {GRADIENT_TOKENS} backward"
+    stats = step(f"calibrate ({tokens})", lambda: calibrate(network, splits))
     curves = step("measure", lambda: measure(network, stats))
     plan = step("allocate", lambda: allocate(curves, bpw=4.0))
     result = step("quantize and pack", lambda: apply(network, plan, stats))
@@ -66,7 +68,7 @@ def _command(name: str, command: list[str]) -> dict[str, object]:
         start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         times.append(time.perf_counter() - start)
-    print(f"{name:28s} {median(times):8.3f} s   (median of 5)", flush=True)
+    print(f"{name:44s} {median(times):8.3f} s   (median of 5)", flush=True)
     return {"step": name, "seconds": round(median(times), 3), "peak_gb": None}
 
 
