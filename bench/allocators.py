@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from common import cached_stats, fixed_splits, linears_only, measure, parser, rescaled_network, save
+from common import linears, linears_only, measure, parser, save
 
 from laq.allocation.common import allocate
 from laq.core.errors import BudgetError
@@ -16,9 +16,7 @@ BUDGETS = (2.2, 2.4, 2.8, 3.2, 3.7, 4.2, 5.2, 6.2)
 def main() -> None:
     """Print one line a budget and write bench/results/allocators.json."""
     arguments = parser(__doc__ or "").parse_args()
-    network = rescaled_network().keeping("embed_tokens")
-    splits = fixed_splits(network, arguments.text)
-    stats = cached_stats(network, splits, arguments.work)
+    network, splits, stats = linears(arguments.text, arguments.work)
     curves = linears_only(measure(network, stats))
     rows = []
     for bpw in BUDGETS:

@@ -150,6 +150,13 @@ def linears_only(curves: Curves) -> Curves:
     return replace(curves, fixed_bytes=-free, original_bytes=1 << 60, n_params=n)
 
 
+def linears(text: Path | None, work: Path, *, n_calibration: int = 16) -> tuple[Network, BenchSplits, Stats]:
+    """The rescaled network without its embedding, its splits and statistics: where most scripts start."""
+    network = rescaled_network().keeping("embed_tokens")
+    splits = fixed_splits(network, text, n_calibration=n_calibration)
+    return network, splits, cached_stats(network, splits, work)
+
+
 def without_orders(curves: Curves, unit: Unit) -> Curves:
     """Units that do not sort rows store no row order: do not credit it to them."""
     if unit.sorts_rows:

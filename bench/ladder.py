@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from common import cached_stats, fixed_splits, linears_only, measure, parser, rescaled_network, run, save
+from common import linears, linears_only, measure, parser, run, save
 
 
 def main() -> None:
     """Print one line a setting and write bench/results/ladder.json."""
     arguments = parser(__doc__ or "").parse_args()
-    network = rescaled_network().keeping("embed_tokens")
-    splits = fixed_splits(network, arguments.text)
-    stats = cached_stats(network, splits, arguments.work)
+    network, splits, stats = linears(arguments.text, arguments.work)
     rows: list[dict] = []
     gptq = linears_only(measure(network, stats, quantizer="gptq"))
     for bpw in (2.4, 3.2, 4.2):

@@ -7,12 +7,10 @@ import copy
 import numpy as np
 import torch
 from common import (
-    cached_stats,
-    fixed_splits,
+    linears,
     linears_only,
     measure,
     parser,
-    rescaled_network,
     save,
     without_orders,
 )
@@ -29,9 +27,7 @@ FRACTIONS = (0.125, 0.5, 1.0)
 def main() -> None:
     """Print one line a setting and write bench/results/prediction.json."""
     arguments = parser(__doc__ or "").parse_args()
-    network = rescaled_network().keeping("embed_tokens")
-    splits = fixed_splits(network, arguments.text)
-    stats = cached_stats(network, splits, arguments.work)
+    network, splits, stats = linears(arguments.text, arguments.work)
     curves = linears_only(measure(network, stats))
     parts = {"calibration": splits.calibration[::4], "selection": splits.selection}
     module = copy.deepcopy(network.module)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from common import cached_stats, fixed_splits, linears_only, measure, parser, rescaled_network, run, save
+from common import linears, linears_only, measure, parser, run, save
 
 
 def main() -> None:
     """Print one line a budget and write bench/results/quality.json."""
     arguments = parser(__doc__ or "").parse_args()
-    network = rescaled_network().keeping("embed_tokens")
-    splits = fixed_splits(network, arguments.text, n_calibration=64)
-    stats = cached_stats(network, splits, arguments.work)
+    network, splits, stats = linears(arguments.text, arguments.work, n_calibration=64)
     curves = linears_only(measure(network, stats))
     rows = [
         run(network, stats, curves, splits, bpw=bpw, unit=unit, on=("selection", "test", "fresh"))

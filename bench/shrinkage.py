@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common import cached_stats, fixed_splits, linears_only, measure, parser, rescaled_network, run, save
+from common import linears, linears_only, measure, parser, run, save
 
 from laq.core import importance
 
@@ -10,9 +10,7 @@ from laq.core import importance
 def main() -> None:
     """Print one line a setting and write bench/results/shrinkage.json."""
     arguments = parser(__doc__ or "").parse_args()
-    network = rescaled_network().keeping("embed_tokens")
-    splits = fixed_splits(network, arguments.text)
-    stats = cached_stats(network, splits, arguments.work)
+    network, splits, stats = linears(arguments.text, arguments.work)
     rows = []
     original = importance.PRIOR_SAMPLES
     for prior in (0.01, 1.0, 8.0, 32.0):

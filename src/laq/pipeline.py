@@ -95,21 +95,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     RequestError
         If the request cannot be met; before the slow work where that can be known.
     """
-    if sum(limit is not None for limit in (bpw, size, max_kl)) != 1:
-        raise RequestError("give exactly one of bpw, size and max_kl", hint="for example bpw=4.0")
-    for name, limit, types in (
-        ("bpw", bpw, Real),
-        ("size", size, (Integral, str)),
-        ("max_kl", max_kl, Real),
-    ):
-        if isinstance(limit, float) and not math.isfinite(limit):
-            raise RequestError(f"{name}={limit} is not a finite number", hint=NUMBERS[name])
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, types)):
-            raise RequestError(
-                f"{name}={limit!r} is {type(limit).__name__}, not a number", hint=NUMBERS[name]
-            )
-    if max_kl is not None and not 0 < max_kl < math.inf:
-        raise RequestError(f"max_kl {max_kl} is not a positive number", hint="for example max_kl=0.1")
+    _check_limits(bpw, size, max_kl)
     _check_options(unit, quantizer, group_size, scale_format, control)
     network = open_network(source, keep=keep)
     grids = [TileGrid(*weight.shape, group_size) for weight in network.weights]
@@ -135,6 +121,25 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     if max_kl is not None:
         verdict += f"; the limit {max_kl:g} is held on the selection split"
     return result.updated(verdict=verdict, provenance=_provenance(job, verdict, tokens))
+
+
+def _check_limits(bpw: object, size: object, max_kl: float | None) -> None:
+    """Refuse anything but exactly one limit, and values of another type."""
+    if sum(limit is not None for limit in (bpw, size, max_kl)) != 1:
+        raise RequestError("give exactly one of bpw, size and max_kl", hint=NUMBERS["bpw"])
+    for name, limit, types in (
+        ("bpw", bpw, Real),
+        ("size", size, (Integral, str)),
+        ("max_kl", max_kl, Real),
+    ):
+        if isinstance(limit, float) and not math.isfinite(limit):
+            raise RequestError(f"{name}={limit} is not a finite number", hint=NUMBERS[name])
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, types)):
+            raise RequestError(
+                f"{name}={limit!r} is {type(limit).__name__}, not a number", hint=NUMBERS[name]
+            )
+    if max_kl is not None and not 0 < max_kl < math.inf:
+        raise RequestError(f"max_kl {max_kl} is not a positive number", hint=NUMBERS["max_kl"])
 
 
 def _check_options(

@@ -52,25 +52,25 @@ def best_plan(job: Job, budget: int, *, compare: bool) -> Result:
     )
 
 
-def _candidates(job: Job, budget: int, *, compare: bool) -> dict[str, Plan]:
-    def plan(
-        unit: str, allocator: str = "lagrange", control: str | None = None, *, floor: bool = True
-    ) -> Plan:
-        return allocate(
-            job.curves,
-            size=budget,
-            unit=unit,
-            allocator=allocator,
-            control=control,
-            floor=floor,
-            seed=job.seed,
-        )
+def _plan(job: Job, budget: int, *, unit: str = "", allocator: str = "lagrange", floor: bool = True) -> Plan:
+    """Spend a budget; the requested unit if no other is given, and the fast allocator."""
+    return allocate(
+        job.curves,
+        size=budget,
+        unit=unit or job.unit,
+        allocator=allocator,
+        control=job.control,
+        floor=floor,
+        seed=job.seed,
+    )
 
-    free = plan(job.unit, job.allocator, control=job.control, floor=False)
+
+def _candidates(job: Job, budget: int, *, compare: bool) -> dict[str, Plan]:
+    free = _plan(job, budget, allocator=job.allocator, floor=False)
     own = _label(job)
     label = f"{own}, below two bits"
     try:
-        plans, floor = {own: plan(job.unit, job.allocator, control=job.control)}, True
+        plans, floor = {own: _plan(job, budget, allocator=job.allocator)}, True
     except BudgetError:
         plans, floor = {label: free}, False
     if not compare or job.control is not None:
@@ -80,7 +80,7 @@ def _candidates(job: Job, budget: int, *, compare: bool) -> dict[str, Plan]:
     for rival, unit, allocator in (("tensor", "tensor", "lagrange"), ("uniform", "tensor", "uniform")):
         if rival not in plans:
             try:
-                plans[rival] = plan(unit, allocator, floor=floor)
+                plans[rival] = _plan(job, budget, unit=unit, allocator=allocator, floor=floor)
             except BudgetError:
                 continue
     return plans
@@ -114,14 +114,7 @@ def smallest_budget(job: Job, max_kl: float) -> int:
     ratio, best = 1.0, None
     for _ in range(MAX_PROBES):
         budget = _where_predicted(job, max_kl / ratio, low, high)
-        plan = allocate(
-            job.curves,
-            size=budget,
-            unit=job.unit,
-            allocator=job.allocator,
-            control=job.control,
-            seed=job.seed,
-        )
+        plan = _plan(job, budget, allocator=job.allocator)
         (result,) = apply_all(job.network, [plan], job.stats)
         models = {"": (result.model, plan.size_bytes)}
         kl = records(job.network, models, job.splits.selection, split="selection")[""].kl_nats
@@ -147,14 +140,7 @@ def _where_predicted(job: Job, loss_nats: float, low: int, high: int) -> int:
     first, last = low + margin, high - margin
     for _ in range(20):
         middle = (first + last) // 2
-        plan = allocate(
-            job.curves,
-            size=middle,
-            unit=job.unit,
-            allocator=job.allocator,
-            control=job.control,
-            seed=job.seed,
-        )
+        plan = _plan(job, middle)
         if plan.predicted_loss_nats > loss_nats:
             first = middle
         else:

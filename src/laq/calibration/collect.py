@@ -167,6 +167,11 @@ class _BlockCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """Everything in it, names included."""
+        return self.args, tuple(self.kwargs), tuple(self.kwargs.values())
+
 
 def _call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _BlockCall:
     """Return what a block was called with, but for its input and a cache that would be filled again."""
@@ -177,17 +182,8 @@ def _call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _BlockCall:
     return _BlockCall(args[1:], others)
 
 
-def _are_same(one: _BlockCall, other: _BlockCall) -> bool:
-    """Compare two calls; what holds tensors in a way that is not known counts as different."""
-    return all(
-        _are_equal(mine, its)
-        for mine, its in zip(
-            (*one.args, *one.kwargs.values()), (*other.args, *other.kwargs.values()), strict=False
-        )
-    ) and (len(one.args), list(one.kwargs)) == (len(other.args), list(other.kwargs))
-
-
 def _are_equal(one: Any, other: Any) -> bool:
+    """Compare values that may hold tensors; objects of other kinds are equal only to themselves."""
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and torch.equal(one, other)
     if isinstance(one, tuple | list):
@@ -290,7 +286,8 @@ class _Pass:
         with torch.no_grad():
             self._record_calls(-1, self.batches[0], blocks)
         return all(
-            _are_same(self.calls.pop((block, -1)), self.calls[block, 0]) for block in range(len(blocks))
+            _are_equal(self.calls.pop((block, -1)).values, self.calls[block, 0].values)
+            for block in range(len(blocks))
         )
 
     def _record_calls(self, index: int, batch: Batch, blocks: list[nn.Module]) -> torch.Tensor:

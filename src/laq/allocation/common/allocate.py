@@ -76,11 +76,9 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     if not smallest <= budget_bytes <= largest:
         raise _out_of_range(curves, budget_bytes, smallest, largest)
     units = _units(curves, unit, floor=floor)
-    method = ALLOCATORS.get(allocator)
-    method.check(len(units.sizes))
     guide = units.losses if control is None else _permuted(units, control, seed)
     left = budget_bytes - _fixed_bytes(curves, unit)
-    choice = method().choose(guide, units.costs, left)
+    choice = ALLOCATORS.get(allocator)().choose(guide, units.costs, left)
     index = np.arange(len(choice))
     return Plan(
         weights=tuple(_weight_plans(curves, unit, choice)),
