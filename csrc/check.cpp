@@ -10,27 +10,34 @@ bool has_shape(const laq_matrix &m) {
     const int64_t most = int64_t{1} << 31;
     return m.n_rows > 0 && m.n_columns > 0 && m.n_rows < most && m.n_columns < most &&
            (m.group_size == 32 || m.group_size == 64 || m.group_size == 128) && column_groups(m) <= 65536 &&
-           m.n_tiles >= 0 && m.n_tiles < most && m.tile_starts != nullptr && m.row_offsets != nullptr &&
+           m.n_tiles >= 0 && m.n_tiles < most && m.tile_starts != nullptr && m.row_offsets != nullptr && m.zero_offsets != nullptr &&
            (m.scale_format == LAQ_SCALES_FLOAT16 || m.scale_format == LAQ_SCALES_LOG8) &&
            (m.n_tiles == 0 || (m.payload != nullptr && m.bits != nullptr && m.groups != nullptr &&
-                               m.scales != nullptr && m.zero_points != nullptr));
+                               m.scales != nullptr && (m.zero_point_bytes == 0 || m.zero_points != nullptr)));
 }
 
-// Widths, groups and row blocks; adds up the widths of all tiles.
-bool has_tiles(const laq_matrix &m, int64_t *total_bits) {
+// Bits of one row of all tiles.
+struct Bits {
+    int64_t codes = 0, zero_points = 0;
+};
+
+// Tags, groups and row blocks; adds up the bits of all tiles.
+bool has_tiles(const laq_matrix &m, Bits *total) {
     const int64_t n_blocks = row_blocks(m), n_groups = column_groups(m);
     std::vector<int64_t> owner(static_cast<size_t>(n_groups), -1);  // the row block that last had a group
     if (m.tile_starts[0] != 0 || m.tile_starts[n_blocks] != m.n_tiles) return false;
     for (int64_t block = 0; block < n_blocks; block++) {
         const int64_t first = m.tile_starts[block], last = m.tile_starts[block + 1];
         if (first > last || first < 0 || last > m.n_tiles) return false;
-        if (m.row_offsets[block] != 2 * m.group_size * *total_bits) return false;
+        if (m.row_offsets[block] != 2 * m.group_size * total->codes) return false;
+        if (m.zero_offsets[block] != 2 * total->zero_points) return false;
         for (int64_t tile = first; tile < last; tile++) {
-            const int bits = m.bits[tile];
-            if (bits < 1 || bits > 8 || bits == 7) return false;
+            const int tag = m.bits[tile];
+            if (!is_tag(tag)) return false;
             if (m.groups[tile] >= n_groups || owner[m.groups[tile]] == block) return false;
             owner[m.groups[tile]] = block;
-            *total_bits += bits;
+            total->codes += width_of(tag);
+            total->zero_points += zero_point_bits(tag);
         }
     }
     return true;
@@ -66,10 +73,10 @@ bool is_permutation(const void *permutation, int32_t bytes, int64_t n) {
 }  // namespace
 
 int32_t check(const laq_matrix &m) {
-    int64_t bits = 0;
+    Bits bits;
     if (!has_shape(m)) return LAQ_BAD_SHAPE;
     if (!has_tiles(m, &bits)) return LAQ_BAD_TILE;
-    if (m.payload_bytes != 2 * m.group_size * bits || m.zero_point_bytes != 2 * bits) return LAQ_BAD_SIZE;
+    if (m.payload_bytes != 2 * m.group_size * bits.codes || m.zero_point_bytes != 2 * bits.zero_points) return LAQ_BAD_SIZE;
     if (!has_scales(m)) return LAQ_BAD_SCALE;
     if (!is_permutation(m.row_permutation, m.row_index_bytes, m.n_rows) ||
         !is_permutation(m.column_permutation, m.column_index_bytes, m.n_columns)) {

@@ -53,6 +53,15 @@ LAQ_INLINE void unpack_tile(const uint8_t *tile, int n_bricks, uint8_t *out) {
     }
 }
 
+// Bytes by slot to bytes [16, group_size].
+LAQ_INLINE void store_by_row(const uint8_t *slots, int group_size, uint8_t *out) {
+    for (int slot = 0; slot < group_size / 4; slot++) {
+        for (int row = 0; row < kTileRows; row++) {
+            memcpy(out + row * group_size + 4 * slot, slots + kLineBytes * slot + 4 * row, 4);
+        }
+    }
+}
+
 // The function of a tier: codes of a tile of `bits` bits as bytes [16, group_size].
 template <class I>
 void codes_kernel(const uint8_t *tile, int bits, int group_size, uint8_t *out) {
@@ -67,11 +76,7 @@ void codes_kernel(const uint8_t *tile, int bits, int group_size, uint8_t *out) {
         case 6: unpack_tile<I, 6, 0>(tile, n_bricks, slots); break;
         default: unpack_tile<I, 8, 0>(tile, n_bricks, slots); break;
     }
-    for (int slot = 0; slot < group_size / 4; slot++) {
-        for (int row = 0; row < kTileRows; row++) {
-            memcpy(out + row * group_size + 4 * slot, slots + kLineBytes * slot + 4 * row, 4);
-        }
-    }
+    store_by_row(slots, group_size, out);
 }
 
 }  // namespace

@@ -12,9 +12,10 @@ namespace {
 // cache. Rounding one group is less work, so that even few rows are shared.
 constexpr int64_t kErrorBlocks = 16, kRoundingBlocks = 4;
 
-bool is_width(const laq_width &width) {
-    return width.n_levels >= 1 && width.n_levels <= 256 && width.first_step >= 0 &&
-           width.first_step < width.last_step && width.last_step <= 64;
+bool is_format(const laq_format &format) {
+    return (format.tag == 0 || is_tag(format.tag)) && format.n_levels >= 1 && format.n_levels <= 256 &&
+           format.first_step >= (is_trellis(format.tag) ? -64 : 0) && format.first_step < format.last_step &&
+           format.last_step <= 64;
 }
 
 struct Errors {
@@ -52,7 +53,7 @@ int32_t check(const laq_source &source) {
     if (source.n_rows < 0 || source.n_rows % kTileRows != 0 || source.stride < source.n_rows) return LAQ_BAD_SHAPE;
     if (source.n_columns < 0 || source.n_columns % source.group_size != 0) return LAQ_BAD_SHAPE;
     if (source.scale_format != LAQ_SCALES_LOG8 && source.scale_format != LAQ_SCALES_FLOAT16) return LAQ_BAD_ARGUMENT;
-    return std::all_of(source.widths, source.widths + source.n_widths, is_width) ? LAQ_OK : LAQ_BAD_ARGUMENT;
+    return std::all_of(source.formats, source.formats + source.n_formats, is_format) ? LAQ_OK : LAQ_BAD_ARGUMENT;
 }
 
 void errors(const Tier &tier, const laq_source &source, float *out) {
@@ -63,7 +64,7 @@ void errors(const Tier &tier, const laq_source &source, float *out) {
 int32_t round(const Tier &tier, const laq_source &source, const laq_rounding &rounding) {
     if (source.n_columns != source.group_size) return LAQ_BAD_SHAPE;
     for (int64_t i = 0; i < source.n_rows / kTileRows; i++) {
-        if (rounding.choices[i] >= source.n_widths) return LAQ_BAD_ARGUMENT;
+        if (rounding.choices[i] >= source.n_formats) return LAQ_BAD_ARGUMENT;
     }
     Rounding call{tier, source, rounding};
     Pool::get().run(parts_of(source, kRoundingBlocks), some_rounding, &call);

@@ -61,26 +61,39 @@ struct RowFactors {
     typename I::Floats scales[I::kParts];
 };
 
-template <class I, int B>
+// Zero points of a tile, those of 8 bits moved as dot products move codes.
+template <class I, int TAG>
+LAQ_INLINE void load_zero_points(const uint8_t *stored, typename I::Ints (&zero_points)[I::kParts]) {
+    if constexpr (is_trellis(TAG)) {
+        for (auto &part : zero_points) part = I::repeat(128 - I::kOffset8);
+    } else {
+        ask_for(stored + kPrefetchFactors);
+        const uint64_t low = eight_zero_points<I, TAG>(stored), high = eight_zero_points<I, TAG>(stored + TAG);
+#pragma GCC unroll 4
+        for (int part = 0; part < I::kParts; part++) {
+            zero_points[part] = I::widen(low, high, part);
+            if constexpr (TAG == 8 && I::kOffset8 != 0) {
+                zero_points[part] = I::add(zero_points[part], I::repeat(-I::kOffset8));
+            }
+        }
+    }
+}
+
+template <class I, int TAG>
 LAQ_INLINE void load_row_factors(const laq_matrix &matrix, int64_t tile, int octave, const uint8_t *zero_points,
                                  RowFactors<I> &factors) {
-    ask_for(zero_points + kPrefetchFactors);
     const int64_t scale_bytes = matrix.scale_format == LAQ_SCALES_LOG8 ? 1 : 2;
     ask_for(static_cast<const uint8_t *>(matrix.scales) + scale_bytes * kTileRows * tile + kPrefetchFactors);
-    const uint64_t low = eight_zero_points<I, B>(zero_points), high = eight_zero_points<I, B>(zero_points + B);
+    load_zero_points<I, TAG>(zero_points, factors.zero_points);
 #pragma GCC unroll 4
     for (int part = 0; part < I::kParts; part++) {
         constexpr int rows = kTileRows / I::kParts;
-        factors.zero_points[part] = I::widen(low, high, part);
-        if constexpr (B == 8 && I::kOffset8 != 0) {
-            factors.zero_points[part] = I::add(factors.zero_points[part], I::repeat(-I::kOffset8));
-        }
         if (matrix.scale_format == LAQ_SCALES_LOG8) {
             const uint8_t *steps = static_cast<const uint8_t *>(matrix.scales) + kTileRows * tile + rows * part;
-            factors.scales[part] = I::log_scales(steps, octave - (has_half_steps(B) ? 1 : 0));
+            factors.scales[part] = I::log_scales(steps, octave - (has_half_steps(TAG) ? 1 : 0));
         } else {
             const uint16_t *halves = static_cast<const uint16_t *>(matrix.scales) + kTileRows * tile + rows * part;
-            factors.scales[part] = I::times(I::half_scales(halves), has_half_steps(B) ? 0.5f : 1.0f);
+            factors.scales[part] = I::times(I::half_scales(halves), has_half_steps(TAG) ? 0.5f : 1.0f);
         }
     }
 }
@@ -91,9 +104,8 @@ struct Cursor {
     const uint8_t *zero_points;
 };
 
-// Zero points lie as densely as the payload: 2 b bytes for every 2 b group_size.
-LAQ_INLINE Cursor cursor_at(const laq_matrix &matrix, const uint8_t *payload) {
-    return {payload, matrix.zero_points + (payload - matrix.payload) / matrix.group_size};
+LAQ_INLINE Cursor cursor_at(const laq_matrix &matrix, int64_t row_block, const uint8_t *payload) {
+    return {payload, matrix.zero_points + matrix.zero_offsets[row_block]};
 }
 
 }  // namespace

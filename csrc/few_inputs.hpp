@@ -2,6 +2,7 @@
 #pragma once
 
 #include "factors.hpp"
+#include "trellis.hpp"
 
 namespace laq {
 namespace {
@@ -24,6 +25,9 @@ constexpr int odd_up(int bits) { return bits == 2 ? 2 : bits & 1; }
 
 // Where both lie alike they share one sum, unless that of a single input would have to wait for itself.
 constexpr bool share_sum(int bits, int n_inputs) { return odd_up(bits) == 0 && n_inputs > 1; }
+
+// The width of what dot products see: levels of a trellis are bytes.
+constexpr int seen_width(int tag) { return is_trellis(tag) ? 8 : tag; }
 
 template <class I, int B, bool kTwoPlanes, int N, int S>
 LAQ_INLINE void add_slot(const uint8_t *brick, const int8_t *high, const int8_t *low, int stride, Sums<I, N> &sums) {
@@ -59,10 +63,8 @@ LAQ_INLINE typename I::Ints of_all_slots(const typename I::Ints (&sums)[2][I::kP
     }
 }
 
-template <class I, int B, bool kTwoPlanes, int N>
-LAQ_INLINE Sums<I, N> sums_of_tile(const laq_matrix &matrix, const Activations &x, int64_t tile,
-                                   const uint8_t *payload) {
-    const int64_t first = int64_t{matrix.groups[tile]} * N * matrix.group_size;
+template <class I, int N>
+LAQ_INLINE Sums<I, N> no_sums() {
     Sums<I, N> sums;
 #pragma GCC unroll 4
     for (int n = 0; n < N; n++) {
@@ -72,6 +74,14 @@ LAQ_INLINE Sums<I, N> sums_of_tile(const laq_matrix &matrix, const Activations &
             sums.low[n][0][part] = sums.low[n][1][part] = I::repeat(0);
         }
     }
+    return sums;
+}
+
+template <class I, int B, bool kTwoPlanes, int N>
+LAQ_INLINE Sums<I, N> sums_of_tile(const laq_matrix &matrix, const Activations &x, int64_t tile,
+                                   const uint8_t *payload) {
+    const int64_t first = int64_t{matrix.groups[tile]} * N * matrix.group_size;
+    Sums<I, N> sums = no_sums<I, N>();
     for (int column = 0; column < matrix.group_size; column += kBrickColumns, payload += kLineBytes * B) {
 #pragma GCC unroll 8
         for (int line = 0; line < B; line++) {
@@ -83,22 +93,39 @@ LAQ_INLINE Sums<I, N> sums_of_tile(const laq_matrix &matrix, const Activations &
     return sums;
 }
 
-// What the sums of a tile add to the outputs.
+// The same for a trellis tile: its levels are looked up first.
 template <class I, int B, bool kTwoPlanes, int N>
+LAQ_INLINE Sums<I, N> sums_of_trellis(const laq_matrix &matrix, const Activations &x, int64_t tile,
+                                      const uint8_t *payload) {
+    const int64_t first = int64_t{matrix.groups[tile]} * N * matrix.group_size;
+    alignas(64) uint8_t levels[32 * kLineBytes];
+    for (int ahead = 0; ahead < 2 * B * matrix.group_size; ahead += kLineBytes) ask_for(payload + kPrefetch + ahead);
+    trellis_tile<I, B>(payload, matrix.group_size / kBrickColumns, levels);
+    Sums<I, N> sums = no_sums<I, N>();
+    for (int column = 0; column < matrix.group_size; column += kBrickColumns) {
+        add_brick<I, 8, kTwoPlanes, N>(levels + kLineBytes / 4 * column, x.high + first + column,
+                                       x.low + first + column, matrix.group_size, sums, Slots{});
+    }
+    return sums;
+}
+
+// What the sums of a tile add to the outputs.
+template <class I, int TAG, bool kTwoPlanes, int N>
 LAQ_INLINE void add_outputs(const laq_matrix &matrix, const Activations &x, int64_t tile, int octave,
                             const uint8_t *zero_points, const Sums<I, N> &sums, Outputs<I, N> &out) {
+    constexpr int seen = seen_width(TAG);
     const int64_t first = int64_t{matrix.groups[tile]} * N;
     RowFactors<I> rows;
-    load_row_factors<I, B>(matrix, tile, octave, zero_points, rows);
+    load_row_factors<I, TAG>(matrix, tile, octave, zero_points, rows);
 #pragma GCC unroll 4
     for (int n = 0; n < N; n++) {
 #pragma GCC unroll 4
         for (int part = 0; part < I::kParts; part++) {
-            auto sum = of_all_slots<I, B, N>(sums.high[n], part);
+            auto sum = of_all_slots<I, seen, N>(sums.high[n], part);
             if constexpr (kTwoPlanes) {
-                sum = I::add(I::template up<8>(sum), of_all_slots<I, B, N>(sums.low[n], part));
+                sum = I::add(I::template up<8>(sum), of_all_slots<I, seen, N>(sums.low[n], part));
             }
-            if constexpr (has_half_steps(B)) {
+            if constexpr (has_half_steps(TAG)) {
                 sum = I::add(sum, sum);
             }
             sum = I::subtract(sum, I::multiply(rows.zero_points[part], I::repeat(x.sums[first + n])));
@@ -108,21 +135,25 @@ LAQ_INLINE void add_outputs(const laq_matrix &matrix, const Activations &x, int6
     }
 }
 
-// Tiles first to last of one row block, all of B bits. A function of its own: inlined seven times into one, runs would
+// Tiles first to last of one row block, all with one tag. A function of its own: inlined for every tag into one, runs would
 // compete for registers. With one input the sums of a tile are used after the next one was begun: by then they are
 // there. Those of several inputs would not fit into registers twice, and fill the time themselves.
-template <class I, int B, bool kTwoPlanes, int N>
+template <class I, int TAG, bool kTwoPlanes, int N>
 __attribute__((noinline)) Cursor vector_run(const laq_matrix &matrix, const Activations &x, int64_t first, int64_t last,
                                             int octave, Cursor at, Outputs<I, N> &out) {
+    constexpr int width = width_of(TAG);
     Outputs<I, N> total = out;
     const auto add = [&](int64_t tile, const Sums<I, N> &sums) {
-        add_outputs<I, B, kTwoPlanes, N>(matrix, x, tile, octave, at.zero_points, sums, total);
-        at.zero_points += 2 * B;
+        add_outputs<I, TAG, kTwoPlanes, N>(matrix, x, tile, octave, at.zero_points, sums, total);
+        at.zero_points += 2 * zero_point_bits(TAG);
     };
     Sums<I, N> before{};
     for (int64_t tile = first; tile < last; tile++) {
-        const Sums<I, N> sums = sums_of_tile<I, B, kTwoPlanes, N>(matrix, x, tile, at.payload);
-        at.payload += 2 * B * matrix.group_size;
+        const Sums<I, N> sums = [&]() __attribute__((always_inline)) {
+            if constexpr (is_trellis(TAG)) return sums_of_trellis<I, width, kTwoPlanes, N>(matrix, x, tile, at.payload);
+            else return sums_of_tile<I, width, kTwoPlanes, N>(matrix, x, tile, at.payload);
+        }();
+        at.payload += 2 * width * matrix.group_size;
         if constexpr (N > 1) {
             add(tile, sums);
         } else {
@@ -166,6 +197,12 @@ void vector_blocks(const laq_matrix &matrix, const Activations &x, int64_t first
                 case 4: at = vector_run<I, 4, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
                 case 5: at = vector_run<I, 5, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
                 case 6: at = vector_run<I, 6, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                case 17: at = vector_run<I, 17, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                case 18: at = vector_run<I, 18, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                case 19: at = vector_run<I, 19, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                case 20: at = vector_run<I, 20, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                case 21: at = vector_run<I, 21, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
+                case 22: at = vector_run<I, 22, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
                 default: at = vector_run<I, 8, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
             }
             tile = end;
@@ -184,7 +221,7 @@ template <class I>
 void vector_kernel(const laq_matrix &matrix, const Activations &x, bool two_planes, int64_t first, int64_t last,
                    const uint8_t *payload, float *out) {
     static_assert(I::kFew == 1 || I::kFew == 4, "see the switch");
-    const Cursor at = cursor_at(matrix, payload);
+    const Cursor at = cursor_at(matrix, first, payload);
     if (!two_planes) return vector_blocks<I, false, 1>(matrix, x, first, last, at, out);
     if constexpr (I::kFew == 4) {
         switch (x.n_inputs) {

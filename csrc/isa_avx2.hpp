@@ -35,6 +35,23 @@ struct Avx2 {
     static LAQ_INLINE Bytes masked(Bytes a) { return _mm256_and_si256(a, _mm256_set1_epi8(M)); }
     static LAQ_INLINE Bytes either(Bytes a, Bytes b) { return _mm256_or_si256(a, b); }
 
+    // Sixteen entries at a time: a byte that does not name them gets its sign bit set, and a zero.
+    struct Table {
+        explicit LAQ_INLINE Table(const uint8_t *p) : bytes(p) {}
+        LAQ_INLINE Bytes entries(Bytes a) const {
+            Bytes r = _mm256_setzero_si256();
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; i++) {
+                const __m128i sixteen = _mm_load_si128(reinterpret_cast<const __m128i *>(bytes + 16 * i));
+                const Bytes from = _mm256_xor_si256(a, _mm256_set1_epi8(static_cast<char>(16 * i)));
+                const Bytes index = _mm256_adds_epu8(from, _mm256_set1_epi8(0x70));
+                r = _mm256_or_si256(r, _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(sixteen), index));
+            }
+            return r;
+        }
+        const uint8_t *bytes;
+    };
+
     static LAQ_INLINE Bytes repeat4(const int8_t *p) {
         int32_t four;
         memcpy(&four, p, 4);

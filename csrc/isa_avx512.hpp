@@ -31,6 +31,41 @@ struct Avx512 {
     static LAQ_INLINE Bytes masked(Bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(M)); }
     static LAQ_INLINE Bytes either(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
 
+#if defined(__AVX512VBMI__)
+    // Half of the entries at a time; the sign bit of a byte says which half.
+    struct Table {
+        explicit LAQ_INLINE Table(const uint8_t *p) : quarters{load(p), load(p + 64), load(p + 128), load(p + 192)} {}
+        LAQ_INLINE Bytes entries(Bytes a) const {
+            const Bytes first = _mm512_permutex2var_epi8(quarters[0], a, quarters[1]);
+            const Bytes second = _mm512_permutex2var_epi8(quarters[2], a, quarters[3]);
+            return _mm512_mask_blend_epi8(_mm512_movepi8_mask(a), first, second);
+        }
+        Bytes quarters[4];
+    };
+#else
+    // Sixteen entries at a time, wherever the upper half of a byte names them.
+    struct Table {
+        explicit LAQ_INLINE Table(const uint8_t *p) {
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; i++) {
+                rows[i] = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i *>(p + 16 * i)));
+            }
+        }
+        LAQ_INLINE Bytes entries(Bytes a) const {
+            const Bytes upper = _mm512_and_si512(a, _mm512_set1_epi8(static_cast<char>(0xf0)));
+            const Bytes lower = _mm512_and_si512(a, _mm512_set1_epi8(15));
+            Bytes r = _mm512_shuffle_epi8(rows[0], lower);
+#pragma GCC unroll 15
+            for (int i = 1; i < 16; i++) {
+                const __mmask64 here = _mm512_cmpeq_epi8_mask(upper, _mm512_set1_epi8(static_cast<char>(16 * i)));
+                r = _mm512_mask_shuffle_epi8(r, here, rows[i], lower);
+            }
+            return r;
+        }
+        Bytes rows[16];
+    };
+#endif
+
     // Repeated by the product itself. As an instruction: GCC 12 would repeat them into a register first.
     struct Four { int8_t v[4]; };
     static LAQ_INLINE const Four &repeat4(const int8_t *p) { return *reinterpret_cast<const Four *>(p); }

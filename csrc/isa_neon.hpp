@@ -31,6 +31,21 @@ struct Neon {
     static LAQ_INLINE Bytes masked(Bytes a) { return vandq_u8(a, vdupq_n_u8(M)); }
     static LAQ_INLINE Bytes either(Bytes a, Bytes b) { return vorrq_u8(a, b); }
 
+    // 64 entries at a time; what lies beyond them stays as it is.
+    struct Table {
+        explicit LAQ_INLINE Table(const uint8_t *p)
+            : quarters{vld1q_u8_x4(p), vld1q_u8_x4(p + 64), vld1q_u8_x4(p + 128), vld1q_u8_x4(p + 192)} {}
+        LAQ_INLINE Bytes entries(Bytes a) const {
+            Bytes r = vqtbl4q_u8(quarters[0], a);
+            for (int i = 1; i < 4; i++) {
+                a = vsubq_u8(a, vdupq_n_u8(64));
+                r = vqtbx4q_u8(r, quarters[i], a);
+            }
+            return r;
+        }
+        uint8x16x4_t quarters[4];
+    };
+
     static LAQ_INLINE int8x16_t repeat4(const int8_t *p) {
         int32_t four;
         memcpy(&four, p, 4);

@@ -40,6 +40,16 @@ struct Scalar {
         return r;
     }
 
+    struct Table {
+        explicit Table(const uint8_t *p) : bytes(p) {}
+        Bytes entries(const Bytes &a) const {
+            Bytes r;
+            for (int i = 0; i < 64; i++) r.v[i] = bytes[a.v[i]];
+            return r;
+        }
+        const uint8_t *bytes;
+    };
+
     // Four neighbouring activations; for all rows alike.
     struct Four { int8_t v[4]; };
     static LAQ_INLINE Four repeat4(const int8_t *p) {

@@ -14,6 +14,7 @@
 //   dot<B>                   add products of four neighbouring bytes to each row's 32-bit sum; the first are codes
 //                            of 8 bits, or else not above 127
 //   kOffset8                 what `dot` takes off codes of 8 bits
+//   Table                    256 bytes in registers or near them; entries(Bytes) looks each byte up
 //   spread, widen            eight numbers to eight bytes, sixteen bytes to the integers of a part
 #pragma once
 
@@ -22,8 +23,9 @@
 #include "dense.hpp"
 #include "few_inputs.hpp"
 #include "many_inputs.hpp"
+#include "quantize.hpp"
 #include "rounding.hpp"
-#include "search.hpp"
+#include "trellis.hpp"
 
 namespace laq {
 namespace {
@@ -31,7 +33,7 @@ namespace {
 template <class I>
 constexpr Tier tier_of(const char *name, bool (*runs_here)()) {
     return {name, runs_here, I::kFew, quantize_kernel, vector_kernel<I>, block_kernel<I>, attend_kernel<I>,
-            attention_scratch, multiply_kernel<I>, codes_kernel<I>, errors_kernel, rounding_kernel};
+            attention_scratch, multiply_kernel<I>, codes_kernel<I>, levels_kernel<I>, errors_kernel, rounding_kernel};
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or function below changes. */
-#define LAQ_ABI_VERSION 3
+#define LAQ_ABI_VERSION 4
 
 enum {
     LAQ_OK = 0,
@@ -42,15 +42,16 @@ typedef struct {
     int32_t group_size;        /* 32, 64 or 128 */
     int32_t scale_format;
     int64_t n_tiles;                   /* stored tiles */
-    int64_t payload_bytes;             /* sum of 2 * group_size * bits */
-    int64_t zero_point_bytes;          /* sum of 2 * bits */
+    int64_t payload_bytes;             /* sum of 2 * group_size * width */
+    int64_t zero_point_bytes;          /* sum of 2 * width over tiles of integers */
     const uint8_t *payload;            /* bricks */
-    const uint8_t *bits;               /* [n_tiles] */
+    const uint8_t *bits;               /* [n_tiles] tags: the width of codes, 16 more for a trellis */
     const uint16_t *groups;            /* [n_tiles] */
     const void *scales;                /* [n_tiles, 16] uint8 or float16 */
     const int8_t *octaves;             /* [row blocks] base-2 exponent of each row block, for LOG8 */
-    const uint8_t *zero_points;        /* bits wide each, 16 a tile */
+    const uint8_t *zero_points;        /* as wide as codes, 16 a tile; none for a trellis */
     const int32_t *tile_starts;        /* [row blocks + 1] first stored tile of each row block */
+    const int64_t *zero_offsets;       /* [row blocks] byte of zero_points where each row block starts */
     const int64_t *row_offsets;        /* [row blocks] byte of the payload where each row block starts */
     const void *row_permutation;       /* source row of each stored row, or NULL */
     const void *column_permutation;    /* source column of each stored column, or NULL */
@@ -150,12 +151,14 @@ typedef struct {
 /* Run recorded operations one after the other; stops at the first that fails. */
 LAQ_API int32_t laq_run(const laq_step *steps, int64_t n_steps);
 
-/* A number of values that a code may take, and by how many eighths of an octave the range of a group is tried
- * smaller than what covers all of it: first_step <= i < last_step. */
+/* A number format, and by how many eighths of an octave the scale of a group is tried smaller than the one that covers
+ * all of it: first_step <= i < last_step. */
 typedef struct {
-    int32_t n_levels;              /* 1 (absent) to 256 */
-    int32_t first_step, last_step; /* 0 to 64 */
-} laq_width;
+    int32_t tag;                   /* as in laq_matrix; 0: absent */
+    int32_t n_levels;              /* values of a code: 1 (absent) to 256 */
+    int32_t first_step, last_step; /* 0 to 64; from -64 for a trellis */
+    float terms[3];                /* of a trellis: v in steps of the scale has an error of a + c v^4 + d v^6 */
+} laq_format;
 
 /* A float matrix that is to be rounded, column by column of the weight: values[column * stride + row]. Whole tiles. */
 typedef struct {
@@ -166,13 +169,13 @@ typedef struct {
     const float *values;         /* finite */
     const float *column_weights; /* [n_columns] what a squared error costs */
     const float *floors;         /* [n_rows] smallest log step worth using, whole numbers of -320 to 240 */
-    const laq_width *widths;
-    int32_t n_widths;
+    const laq_format *formats;
+    int32_t n_formats;
 } laq_source;
 
 /* How one group of columns is to be rounded, and what comes of it. */
 typedef struct {
-    const uint8_t *choices; /* [n_rows / 16] width of every tile, an index into widths */
+    const uint8_t *choices; /* [n_rows / 16] format of every tile, an index into formats */
     const float *factor;    /* [group_size, group_size] how errors spread over later columns, or NULL */
     uint8_t *codes;         /* [group_size, n_rows] */
     int16_t *scales;        /* [n_rows] log steps, or the bits of a float16 */
@@ -180,7 +183,7 @@ typedef struct {
     float *errors;          /* [group_size, n_rows] scaled by the factor's diagonal; not used without a factor */
 } laq_rounding;
 
-/* Least weighted squared error of every group at every width: errors [n_widths, n_groups, n_rows]. */
+/* Least weighted squared error of every group at every format: errors [n_formats, n_groups, n_rows]. */
 LAQ_API int32_t laq_errors(const laq_source *source, float *errors);
 
 /* Search scales and zero points of one group of columns and round it. */
@@ -190,14 +193,15 @@ LAQ_API int32_t laq_round(const laq_source *source, const laq_rounding *rounding
 typedef struct {
     int64_t n_tiles;
     int32_t group_size;            /* 32, 64 or 128 */
-    const uint8_t *bits;           /* [n_tiles] */
+    const uint8_t *bits;           /* [n_tiles] tags, as in laq_matrix */
     const int64_t *code_starts;    /* [n_tiles] first code of each tile */
     int64_t stride;                /* codes from one row to the next */
     const int64_t *payload_starts; /* [n_tiles] first byte of each tile's lines */
 } laq_tiles;
 
-/* Codes, below 2 ** bits, to lines of bits; and back. */
+/* Codes to lines of bits. */
 LAQ_API int32_t laq_pack(const laq_tiles *tiles, const uint8_t *codes, uint8_t *payload);
+/* And back; of a trellis what its codes stand for, as bytes. */
 LAQ_API int32_t laq_unpack(const laq_tiles *tiles, const uint8_t *payload, uint8_t *codes);
 
 /* Read n bytes as fast as the machine can, with all threads; for benchmarks. Returns the xor of the first eight

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "factors.hpp"
+#include "trellis.hpp"
 
 namespace laq {
 namespace {
@@ -60,23 +61,27 @@ LAQ_INLINE int multiply_tiles(const uint8_t *codes, const Activations &x, int gr
     return done;
 }
 
-template <class I, int B, bool kTwoPlanes>
+template <class I, int TAG, bool kTwoPlanes>
 void block_tile(const laq_matrix &matrix, const Activations &x, int64_t tile, int octave, Cursor at, int64_t input,
                 int n, float *out) {
     const int group_size = matrix.group_size;
     alignas(64) uint8_t codes[32 * kLineBytes];
-    unpack_tile<I, B, has_half_steps(B) ? 1 : 0>(at.payload, group_size / kBrickColumns, codes);
+    constexpr int width = width_of(TAG), seen = is_trellis(TAG) || width == 8 ? 8 : 6;  // 8 bits or less, to products
+    if constexpr (is_trellis(TAG)) {
+        trellis_tile<I, width>(at.payload, group_size / kBrickColumns, codes);
+    } else {
+        unpack_tile<I, width, has_half_steps(width) ? 1 : 0>(at.payload, group_size / kBrickColumns, codes);
+    }
     RowFactors<I> rows;
-    load_row_factors<I, B>(matrix, tile, octave, at.zero_points, rows);
+    load_row_factors<I, TAG>(matrix, tile, octave, at.zero_points, rows);
     const int64_t first = matrix.groups[tile] * x.n_inputs + input;
     constexpr int most = kTwoPlanes && I::kBlock > 1 ? I::kBlock / 2 : I::kBlock;
-    constexpr int width = B == 8 ? 8 : 6;  // what dot products ask is whether codes have 8 bits
-    int done = multiply_tiles<I, width, kTwoPlanes, most>(codes, x, group_size, first, 0, n, rows, out);
+    int done = multiply_tiles<I, seen, kTwoPlanes, most>(codes, x, group_size, first, 0, n, rows, out);
     if constexpr (most > 4) {
-        done = multiply_tiles<I, width, kTwoPlanes, 4>(codes, x, group_size, first, done, n, rows, out);
+        done = multiply_tiles<I, seen, kTwoPlanes, 4>(codes, x, group_size, first, done, n, rows, out);
     }
     if constexpr (most > 1) {
-        multiply_tiles<I, width, kTwoPlanes, 1>(codes, x, group_size, first, done, n, rows, out);
+        multiply_tiles<I, seen, kTwoPlanes, 1>(codes, x, group_size, first, done, n, rows, out);
     }
 }
 
@@ -86,21 +91,27 @@ void block_rows(const laq_matrix &matrix, const Activations &x, int64_t block, C
     memset(out, 0, sizeof(float) * kTileRows * n);
     const int octave = matrix.octaves != nullptr ? matrix.octaves[block] : 0;
     for (int64_t tile = matrix.tile_starts[block]; tile < matrix.tile_starts[block + 1]; tile++) {
-        const int bits = matrix.bits[tile], n_bytes = 2 * bits * matrix.group_size;
+        const int tag = matrix.bits[tile], n_bytes = 2 * width_of(tag) * matrix.group_size;
         for (int ahead = 0; ahead < n_bytes; ahead += kLineBytes) {
             ask_for(at.payload + kPrefetch + ahead);
         }
-        switch (bits) {
+        switch (tag) {
             case 1: block_tile<I, 1, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
             case 2: block_tile<I, 2, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
             case 3: block_tile<I, 3, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
             case 4: block_tile<I, 4, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
             case 5: block_tile<I, 5, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
             case 6: block_tile<I, 6, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
+            case 17: block_tile<I, 17, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
+            case 18: block_tile<I, 18, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
+            case 19: block_tile<I, 19, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
+            case 20: block_tile<I, 20, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
+            case 21: block_tile<I, 21, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
+            case 22: block_tile<I, 22, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
             default: block_tile<I, 8, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
         }
         at.payload += n_bytes;
-        at.zero_points += 2 * bits;
+        at.zero_points += 2 * zero_point_bits(tag);
     }
 }
 
@@ -108,7 +119,7 @@ void block_rows(const laq_matrix &matrix, const Activations &x, int64_t block, C
 template <class I>
 void block_kernel(const laq_matrix &matrix, const Activations &x, bool two_planes, int64_t row_block,
                   const uint8_t *payload, int64_t input, int n, float *out) {
-    const Cursor at = cursor_at(matrix, payload);
+    const Cursor at = cursor_at(matrix, row_block, payload);
     if (two_planes) {
         block_rows<I, true>(matrix, x, row_block, at, input, n, out);
     } else {

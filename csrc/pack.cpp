@@ -57,9 +57,9 @@ void pack_tile(const uint8_t *codes, int64_t stride, int bits, int group_size, u
     }
 }
 
-void unpack_tile(const Tier &tier, const uint8_t *lines, int bits, int group_size, uint8_t *codes, int64_t stride) {
+void unpack_tile(const Tier &tier, const uint8_t *lines, int tag, int group_size, uint8_t *codes, int64_t stride) {
     alignas(64) uint8_t rows[kTileRows * 128];
-    tier.codes(lines, bits, group_size, rows);
+    (is_trellis(tag) ? tier.levels : tier.codes)(lines, width_of(tag), group_size, rows);
     for (int row = 0; row < kTileRows; row++) {
         memcpy(codes + row * stride, rows + row * group_size, static_cast<size_t>(group_size));
     }
@@ -75,19 +75,17 @@ void each_tile(const laq_tiles &tiles, int64_t part, Work work) {
 
 void pack_some(void *context, int64_t part) {
     const Packing &call = *static_cast<const Packing *>(context);
-    each_tile(call.tiles, part, [&](int bits, int64_t codes, int64_t payload) {
-        pack_tile(call.from + codes, call.tiles.stride, bits, call.tiles.group_size, call.to + payload);
+    each_tile(call.tiles, part, [&](int tag, int64_t codes, int64_t payload) {
+        pack_tile(call.from + codes, call.tiles.stride, width_of(tag), call.tiles.group_size, call.to + payload);
     });
 }
 
 void unpack_some(void *context, int64_t part) {
     const Packing &call = *static_cast<const Packing *>(context);
-    each_tile(call.tiles, part, [&](int bits, int64_t codes, int64_t payload) {
-        unpack_tile(call.tier, call.from + payload, bits, call.tiles.group_size, call.to + codes, call.tiles.stride);
+    each_tile(call.tiles, part, [&](int tag, int64_t codes, int64_t payload) {
+        unpack_tile(call.tier, call.from + payload, tag, call.tiles.group_size, call.to + codes, call.tiles.stride);
     });
 }
-
-bool is_width(uint8_t bits) { return bits >= 1 && bits <= 8 && bits != 7; }
 
 int64_t parts_of(const laq_tiles &tiles) { return (tiles.n_tiles + kTilesAtOnce - 1) / kTilesAtOnce; }
 
@@ -96,7 +94,7 @@ int64_t parts_of(const laq_tiles &tiles) { return (tiles.n_tiles + kTilesAtOnce 
 int32_t check(const laq_tiles &tiles) {
     if (tiles.group_size != 32 && tiles.group_size != 64 && tiles.group_size != 128) return LAQ_BAD_SHAPE;
     if (tiles.n_tiles < 0 || tiles.stride < tiles.group_size) return LAQ_BAD_SHAPE;
-    return std::all_of(tiles.bits, tiles.bits + tiles.n_tiles, is_width) ? LAQ_OK : LAQ_BAD_TILE;
+    return std::all_of(tiles.bits, tiles.bits + tiles.n_tiles, is_tag) ? LAQ_OK : LAQ_BAD_TILE;
 }
 
 void pack(const Tier &tier, const laq_tiles &tiles, const uint8_t *codes, uint8_t *payload) {

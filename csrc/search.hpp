@@ -1,7 +1,7 @@
-// The clip search and the rounding of a group, 16 rows at a time: what quantization spends its time on.
+// The clip search of a group, 16 rows at a time: what quantization to integers spends its time on.
 //
-// src/laq/quantizers/common/torch_engine.py defines them; every product and sum is rounded as there, in the same
-// order, so that both give the same bits. Plain loops over vectors of rows, see lanes.hpp.
+// src/laq/quantizers/common/clip_search.py defines it; every product and sum is rounded as there, in the same order,
+// so that both give the same bits. Plain loops over vectors of rows, see lanes.hpp.
 #pragma once
 
 #include "convert.hpp"
@@ -127,21 +127,21 @@ LAQ_INLINE Grid absent(const Group &group) {
 
 // The scale and zero point of least error for each row.
 template <bool kLog>
-LAQ_INLINE Grid search(const Group &group, const Range &range, const laq_width &width) {
-    if (width.n_levels <= 1) return absent(group);
-    const Rows top = all_rows(static_cast<float>(width.n_levels - 1)), exact = range.span / top;
+LAQ_INLINE Grid search(const Group &group, const Range &range, const laq_format &format) {
+    if (format.n_levels <= 1) return absent(group);
+    const Rows top = all_rows(static_cast<float>(format.n_levels - 1)), exact = range.span / top;
     const RowInts widest = smaller(larger(steps_up(exact), range.floor), range.floor + kMaxSpan);
     Rows zeros[2];
-    const int n_zeros = zero_points_of(range, width.n_levels, zeros);
+    const int n_zeros = zero_points_of(range, format.n_levels, zeros);
     Grid best = {};
     RowInts wins = ~RowInts{};  // the first always does
-    for (int step = width.first_step; step < width.last_step; step++) {
+    for (int step = format.first_step; step < format.last_step; step++) {
         Grid tried = {};
         set_scale<kLog>(widest, range.floor, exact, step, tried);
         const Rows inverse = 1.0f / tried.scales, squared = tried.scales * tried.scales;
         for (int i = 0; i < n_zeros; i++) {
             tried.error = rounding_error(group, inverse, zeros[i], top) * squared;
-            if (step > width.first_step || i > 0) wins = tried.error < best.error;
+            if (step > format.first_step || i > 0) wins = tried.error < best.error;
             best.scales = wins ? tried.scales : best.scales;
             best.stored = wins ? tried.stored : best.stored;
             best.zero_points = wins ? zeros[i] : best.zero_points;
@@ -151,73 +151,9 @@ LAQ_INLINE Grid search(const Group &group, const Range &range, const laq_width &
     return best;
 }
 
-LAQ_INLINE Grid search(const laq_source &source, const Group &group, const Range &range, const laq_width &width) {
-    return source.scale_format == LAQ_SCALES_LOG8 ? search<true>(group, range, width)
-                                                  : search<false>(group, range, width);
-}
-
-// One group of 16 rows, side by side: reading it in place would touch a page for every column.
-LAQ_INLINE void copy_tile(const laq_source &source, int64_t group, int64_t row, float *values) {
-    const float *from = source.values + group * source.group_size * source.stride + row;
-    for (int i = 0; i < source.group_size; i++) {
-        memcpy(values + kTileRows * i, from + i * source.stride, sizeof(float) * kTileRows);
-    }
-}
-
-inline void errors_kernel(const laq_source &source, int64_t first, int64_t last, float *errors) {
-    const int64_t n_groups = source.n_columns / source.group_size;
-    alignas(64) float values[kTileRows * 128];
-    for (int64_t at = 0; at < n_groups; at++) {
-        for (int64_t row = kTileRows * first; row < kTileRows * last; row += kTileRows) {
-            copy_tile(source, at, row, values);
-            for (int part = 0; part < kTileRows; part += kLanes) {
-                const Group group{values + part, source.column_weights + at * source.group_size, source.group_size};
-                const Range range = range_of(group, source.floors + row + part);
-                for (int i = 0; i < source.n_widths; i++) {
-                    const Grid found = search(source, group, range, source.widths[i]);
-                    store_rows(errors + (i * n_groups + at) * source.n_rows + row + part, found.error);
-                }
-            }
-        }
-    }
-}
-
-// Round columns in order; with a factor each one's error goes to those that follow. Changes `values`.
-LAQ_INLINE void round_columns(const laq_source &source, const laq_rounding &to, int64_t row, const Grid &grid,
-                              int n_levels, float *values) {
-    const Rows inverse = 1.0f / grid.scales, top = all_rows(static_cast<float>(n_levels - 1));
-    for (int i = 0; i < source.group_size; i++) {
-        const Rows value = load_rows(values + kTileRows * i);
-        const Rows code = nearest(within(value * inverse + grid.zero_points, top));
-        const RowBytes bytes = __builtin_convertvector(__builtin_convertvector(code, RowInts), RowBytes);
-        memcpy(to.codes + i * source.n_rows + row, &bytes, sizeof bytes);
-        if (to.factor == nullptr) continue;
-        const float *factor = to.factor + i * source.group_size;
-        const Rows error = (value - (code - grid.zero_points) * grid.scales) * (1.0f / factor[i]);
-        store_rows(to.errors + i * source.n_rows + row, error);
-        for (int k = i + 1; k < source.group_size; k++) {
-            float *later = values + kTileRows * k;
-            store_rows(later, load_rows(later) - error * factor[k]);
-        }
-    }
-}
-
-inline void rounding_kernel(const laq_source &source, const laq_rounding &to, int64_t first, int64_t last) {
-    alignas(64) float values[kTileRows * 128];
-    for (int64_t block = first; block < last; block++) {
-        const laq_width &width = source.widths[to.choices[block]];
-        copy_tile(source, 0, kTileRows * block, values);
-        for (int part = 0; part < kTileRows; part += kLanes) {
-            const int64_t row = kTileRows * block + part;
-            const Group group{values + part, source.column_weights, source.group_size};
-            const Grid grid = search(source, group, range_of(group, source.floors + row), width);
-            store_rows(to.zero_points + row, grid.zero_points);
-            int16_t stored[kLanes];
-            for (int i = 0; i < kLanes; i++) stored[i] = static_cast<int16_t>(grid.stored[i]);
-            memcpy(to.scales + row, stored, sizeof stored);
-            round_columns(source, to, row, grid, width.n_levels, values + part);
-        }
-    }
+LAQ_INLINE Grid search(const laq_source &source, const Group &group, const Range &range, const laq_format &format) {
+    return source.scale_format == LAQ_SCALES_LOG8 ? search<true>(group, range, format)
+                                                  : search<false>(group, range, format);
 }
 
 }  // namespace

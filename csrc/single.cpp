@@ -26,14 +26,24 @@ float stored_zero_point(const uint8_t *zero_points, int bits, int row) {
     return bits > 3 ? static_cast<float>(value) : static_cast<float>((1 << (bits - 1)) - 1 + value) / 2;
 }
 
+// Where a tile's bytes start.
+struct Place {
+    int64_t payload, zero_points;
+
+    void pass(const laq_matrix &m, int64_t tile) {
+        payload += 2 * m.group_size * width_of(m.bits[tile]);
+        zero_points += 2 * zero_point_bits(m.bits[tile]);
+    }
+};
+
 // Weights of one tile, [16, group_size], in float32 as FORMAT.md defines them.
-void decode_tile(const laq_matrix &m, const Tier &tier, int64_t block, int64_t tile, int64_t bits_before, float *out) {
+void decode_tile(const laq_matrix &m, const Tier &tier, int64_t block, int64_t tile, const Place &at, float *out) {
     alignas(64) uint8_t codes[kTileRows * 128];
-    const int width = m.bits[tile];
-    tier.codes(m.payload + 2 * m.group_size * bits_before, width, m.group_size, codes);
+    const int tag = m.bits[tile], width = width_of(tag);
+    (is_trellis(tag) ? tier.levels : tier.codes)(m.payload + at.payload, width, m.group_size, codes);
     for (int row = 0; row < kTileRows; row++) {
         const float scale = stored_scale(m, block, tile, row);
-        const float zero = stored_zero_point(m.zero_points + 2 * bits_before, width, row);
+        const float zero = is_trellis(tag) ? 128.0f : stored_zero_point(m.zero_points + at.zero_points, width, row);
         for (int i = 0; i < m.group_size; i++) {
             out[row * m.group_size + i] = scale * (static_cast<float>(codes[row * m.group_size + i]) - zero);
         }
@@ -48,12 +58,12 @@ void rows(const laq_matrix &m, const Tier &tier, const int64_t *stored_rows, int
     for (int64_t i = 0; i < n; i++, out += m.n_columns * type_bytes(type)) {
         const int64_t block = stored_rows[i] / kTileRows, in_block = stored_rows[i] % kTileRows;
         std::fill(row.begin(), row.end(), 0.0f);
-        int64_t bits = m.row_offsets[block] / (2 * m.group_size);
+        Place at{m.row_offsets[block], m.zero_offsets[block]};
         for (int64_t tile = m.tile_starts[block]; tile < m.tile_starts[block + 1]; tile++) {
-            decode_tile(m, tier, block, tile, bits, weights);
+            decode_tile(m, tier, block, tile, at, weights);
             memcpy(row.data() + int64_t{m.groups[tile]} * m.group_size, weights + in_block * m.group_size,
                    sizeof(float) * static_cast<size_t>(m.group_size));
-            bits += m.bits[tile];
+            at.pass(m, tile);
         }
         for (int64_t column = 0; column < m.n_columns; column++) {
             store_element(out, type, source_column(m, column), row[static_cast<size_t>(column)]);
@@ -85,12 +95,12 @@ void product_not_finite(const laq_matrix &m, const Tier &tier, const uint8_t *x,
     for (int64_t block = 0; block < row_blocks(m); block++) {
         missing = group_has;  // absent tiles are zero: they give NaN
         float sums[kTileRows] = {};
-        int64_t bits = m.row_offsets[block] / (2 * m.group_size);
+        Place at{m.row_offsets[block], m.zero_offsets[block]};
         for (int64_t tile = m.tile_starts[block]; tile < m.tile_starts[block + 1]; tile++) {
             const size_t group = m.groups[tile];
             if (group_has[group] != 0) {
                 missing[group] = 0;
-                decode_tile(m, tier, block, tile, bits, weights);
+                decode_tile(m, tier, block, tile, at, weights);
                 for (int row = 0; row < kTileRows; row++) {
                     for (int i = 0; i < m.group_size; i++) {
                         const float value = infinite[group * static_cast<size_t>(m.group_size) + static_cast<size_t>(i)];
@@ -98,7 +108,7 @@ void product_not_finite(const laq_matrix &m, const Tier &tier, const uint8_t *x,
                     }
                 }
             }
-            bits += m.bits[tile];
+            at.pass(m, tile);
         }
         const bool any = std::find(missing.begin(), missing.end(), 1) != missing.end();
         for (float &sum : sums) sum = any ? nan : sum;

@@ -16,6 +16,17 @@ constexpr int kPrefetchFactors = 512;  // of scales and of zero points
 // Inputs that share one unpacked tile; their float sums stay in the first-level cache.
 constexpr int kInputChunk = 128;
 
+// What the tile table says of a tile: the width of its codes, and 16 more for a trellis.
+namespace {
+constexpr int kTrellisTag = 16;
+constexpr bool is_trellis(int tag) { return tag >= kTrellisTag; }
+constexpr int width_of(int tag) { return tag & 15; }
+constexpr int zero_point_bits(int tag) { return is_trellis(tag) ? 0 : tag; }
+constexpr bool is_tag(int tag) {
+    return is_trellis(tag) ? tag > kTrellisTag && tag <= kTrellisTag + 6 : tag >= 1 && tag <= 8 && tag != 7;
+}
+}  // namespace
+
 // Inputs rounded to integers, a group at a time; group-major: all inputs of a group lie together.
 struct Activations {
     const int8_t *high;   // [groups, inputs, group_size]; the only plane with 8 bits
@@ -46,12 +57,14 @@ struct Tier {
     void (*multiply)(const laq_step &step, int64_t batch, int64_t row, int64_t first, int64_t last, float *scratch);
     // Codes of a tile of `bits` bits as bytes [16, group_size].
     void (*codes)(const uint8_t *tile, int bits, int group_size, uint8_t *out);
+    // Levels of a trellis tile of `bits` bits, in the same way.
+    void (*levels)(const uint8_t *tile, int bits, int group_size, uint8_t *out);
     // Row blocks `first` to `last`; see laq_errors and laq_round.
     void (*errors)(const laq_source &source, int64_t first, int64_t last, float *errors);
     void (*round)(const laq_source &source, const laq_rounding &rounding, int64_t first, int64_t last);
 };
 
 // Those that were compiled; csrc/api.cpp lists them.
-extern const Tier scalar_tier, avx2_tier, avx_vnni_tier, avx512_tier, neon_tier;
+extern const Tier scalar_tier, avx2_tier, avx_vnni_tier, avx512_tier, avx512_vbmi_tier, neon_tier;
 
 }  // namespace laq

@@ -190,39 +190,47 @@ def _mutated(arrays, generator):
 
 
 def _restructured(arrays, generator, group_size):
-    """Change the width of one tile, drop it or repeat it, and make everything else agree."""
-    bits = arrays["bits"].astype(np.int64)
-    starts = np.cumsum(bits) - bits
+    """Change the tag of one tile, drop it or repeat it, and make everything else agree."""
+    from laq.core.packing import CODE_BITS, ZERO_POINT_BITS
+
+    tags = arrays["bits"]
+    payload_starts = np.cumsum(CODE_BITS[tags], dtype=np.int64) - CODE_BITS[tags]
     offsets = arrays["row_offsets"].astype(np.int64) // (2 * group_size)
-    blocks = np.searchsorted(offsets, starts, side="right") - 1
-    tile, order, widths = int(generator.integers(len(bits))), list(range(len(bits))), bits.copy()
+    blocks = np.searchsorted(offsets, payload_starts, side="right") - 1
+    tile, order, changed = int(generator.integers(len(tags))), list(range(len(tags))), tags.copy()
     kind = generator.integers(3)
     if kind == 0:
-        widths[tile] = generator.integers(11)
+        changed[tile] = generator.integers(26)
     elif kind == 1:
         order.remove(tile)
     else:
         order.insert(tile, tile)
 
-    def bytes_of(name, per_bit):
-        whole = arrays[name].reshape(-1)
-        parts = [whole[per_bit * starts[i] : per_bit * (starts[i] + bits[i])] for i in order]
-        resized = [np.resize(part, per_bit * widths[i]) for part, i in zip(parts, order, strict=True)]
+    def bytes_of(name, of_tag, per_bit):
+        whole, sizes = arrays[name].reshape(-1), per_bit * of_tag[tags].astype(np.int64)
+        starts = np.cumsum(sizes) - sizes
+        parts = [whole[starts[i] : starts[i] + sizes[i]] for i in order]
+        resized = [
+            np.resize(part, per_bit * int(of_tag[changed[i]])) for part, i in zip(parts, order, strict=True)
+        ]
         return np.concatenate([whole[:0], *resized])
 
     def before(values):
         return np.array([values[blocks[order] < block].sum() for block in range(len(offsets) + 1)])
 
     found = {
-        "payload": bytes_of("payload", 2 * group_size).reshape(-1, *arrays["payload"].shape[1:]),
-        "zero_points": bytes_of("zero_points", 2),
-        "bits": widths[order].astype(np.uint8),
+        "payload": bytes_of("payload", CODE_BITS, 2 * group_size).reshape(-1, *arrays["payload"].shape[1:]),
+        "zero_points": bytes_of("zero_points", ZERO_POINT_BITS, 2),
+        "bits": changed[order],
         "groups": arrays["groups"][order],
         "scales": arrays["scales"][order],
-        "row_offsets": (2 * group_size * before(widths[order])[:-1]).astype(arrays["row_offsets"].dtype),
+        "row_offsets": (2 * group_size * before(CODE_BITS[changed[order]].astype(np.int64))[:-1]).astype(
+            arrays["row_offsets"].dtype
+        ),
     }
     if "tile_starts" in arrays:
         found["tile_starts"] = before(np.ones(len(order), np.int64)).astype(np.int32)
+        found["zero_offsets"] = 2 * before(ZERO_POINT_BITS[changed[order]].astype(np.int64))[:-1]
     return {**arrays, **found}
 
 

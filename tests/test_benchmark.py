@@ -17,7 +17,7 @@ from laq.benchmark import (
     same_threads,
 )
 from laq.core.errors import RequestError
-from laq.core.packing import CODE_BITS
+from laq.core.packing import CODE_BITS, TAGS
 from laq.evaluation import speed
 from laq.kernels import native
 from laq.kernels.reference import dequantize
@@ -102,7 +102,7 @@ def test_mixed_matrix_has_all_widths_and_the_bytes_of_four_bits():
     contenders, _, _ = product_contenders((16 * 20, 64), threads=1)
     size = {one.name: one.weight_bytes for one in contenders}
     assert size["laq mixed"] == size["laq 4 bit"]
-    assert {CODE_BITS[choice] for choice in MIXED} == {1, 2, 3, 4, 5, 6, 8}
+    assert {CODE_BITS[TAGS[choice]] for choice in MIXED} == {1, 2, 3, 4, 5, 6, 8}
 
 
 @pytest.mark.usefixtures("few_copies")

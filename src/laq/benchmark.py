@@ -15,7 +15,7 @@ from torch import nn
 from laq.core.errors import RequestError
 from laq.core.formats import CANDIDATES
 from laq.core.groups import TILE_ROWS, TileGrid
-from laq.core.packing import CODE_BITS, PackedTensor
+from laq.core.packing import TAGS, ZERO_POINT_BITS, PackedTensor
 from laq.core.permutation import index_dtype
 from laq.core.qtensor import QTensor, zero_point_value
 from laq.core.scheme import ScaleFormat
@@ -138,7 +138,7 @@ def random_packed(
     chosen = np.array(np.broadcast_to(choices, (grid.n_row_blocks, grid.n_groups)), np.uint8)
     levels = np.array([candidate.n_levels for candidate in CANDIDATES])[chosen]
     codes = generator.integers(0, levels.repeat(TILE_ROWS, 0).repeat(group_size, 1)).astype(np.uint8)
-    bits = CODE_BITS[chosen].repeat(TILE_ROWS, 0)
+    bits = ZERO_POINT_BITS[TAGS[chosen]].repeat(TILE_ROWS, 0)
     zero_points = zero_point_value(generator.integers(0, 1 << bits.astype(int)).astype(np.uint8), bits)
     scales = generator.integers(-60, -40, (grid.padded_rows, grid.n_groups)).astype(np.int16)
     rows, columns = (generator.permutation(n).astype(index_dtype(n)) for n in shape)

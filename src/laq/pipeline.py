@@ -16,6 +16,7 @@ from laq.calibration.data import CALIBRATION_TOKENS, Splits
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import BudgetError, RequestError
+from laq.core.formats import formats_of
 from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
@@ -46,6 +47,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     data: Data = None,
     unit: str = "tile",
     allocator: str = "lagrange",
+    formats: str = "all",
     quantizer: str = "gptq",
     group_size: int = 64,
     scale_format: str = "log8",
@@ -71,6 +73,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         What shares one decision.
     allocator : str
         Method that spends bytes over units, see `laq methods`.
+    formats : "all", "integer" or "trellis"
+        Number formats that tiles may take, see docs/METHODS.md.
     quantizer : str
         Method that picks codes, see `laq methods`.
     group_size : int
@@ -99,6 +103,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     _check_options(unit, quantizer, group_size, scale_format, control)
     network = open_network(source, keep=keep)
     grids = [TileGrid(*weight.shape, group_size) for weight in network.weights]
+    formats_of(formats)
     ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
     splits = splits_of(network, data, tokens=tokens, seed=seed)
@@ -113,7 +118,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         curves = measure(
             network, stats, quantizer=quantizer, group_size=group_size, scale_format=scale_format
         )
-    job = Job(network, splits, stats, curves, unit, allocator, control, seed)
+    job = Job(network, splits, stats, curves, unit, allocator, formats, control, seed)
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )
@@ -235,5 +240,6 @@ def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
         "tokens_asked_for": tokens,
         "seed": job.seed,
         "allocator": job.allocator,
+        "formats": job.formats,
         "verdict": verdict,
     }

@@ -32,6 +32,7 @@ class Job:
     curves: Curves
     unit: str
     allocator: str
+    formats: str
     control: str | None
     seed: int
 
@@ -59,6 +60,7 @@ def _plan(job: Job, budget: int, *, unit: str = "", allocator: str = "lagrange",
         size=budget,
         unit=unit or job.unit,
         allocator=allocator,
+        formats=job.formats,
         control=job.control,
         floor=floor,
         seed=job.seed,
@@ -110,7 +112,7 @@ def smallest_budget(job: Job, max_kl: float) -> int:
 
     The curves give the shape of KL over bytes; every probe corrects their scale where it matters.
     """
-    low, high = size_range(job.curves, unit=unit_of(job.unit), floor=True)
+    low, high = size_range(job.curves, unit=unit_of(job.unit), formats=job.formats, floor=True)
     ratio, best = 1.0, None
     for _ in range(MAX_PROBES):
         budget = _where_predicted(job, max_kl / ratio, low, high)

@@ -139,6 +139,7 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     size: int | str | None = None,
     unit: str = "tile",
     allocator: str = "lagrange",
+    formats: str = "all",
     control: str | None = None,
     floor: bool = True,
     seed: int = 0,
@@ -158,7 +159,14 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     else:
         budget = parse_size(size) if isinstance(size, str) else int(size or 0)
     return _allocate(
-        curves, budget, unit=unit_of(unit), allocator=allocator, control=control, floor=floor, seed=seed
+        curves,
+        budget,
+        unit=unit_of(unit),
+        allocator=allocator,
+        formats=formats,
+        control=control,
+        floor=floor,
+        seed=seed,
     )
 
 

@@ -126,7 +126,7 @@ def test_formats_that_are_not_allowed_are_never_chosen():
 @pytest.mark.parametrize("unit", [Unit.TILE, Unit.ROW, Unit.TENSOR])
 def test_permuted_control_deals_out_the_same_losses(unit):
     curves = curves_of(3, n_forbidden=4)
-    units = common.allocate.__globals__["_units"](curves, unit, floor=False)
+    units = common.allocate.__globals__["_units"](curves, unit, formats="all", floor=False)
     dealt = common.allocate.__globals__["_permuted"](units, "permuted", 0)
     for candidate in range(len(CANDIDATES)):
         mine, its = np.sort(units.losses[candidate] / units.sizes), np.sort(dealt[candidate] / units.sizes)
@@ -181,3 +181,18 @@ def test_network_too_small_to_shrink_is_told_so():
 def test_allocation_needs_no_torch():
     code = "import sys, laq.allocation.common, laq.core.curve; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("formats", ["integer", "trellis"])
+def test_a_family_of_formats_is_kept_to(formats):
+    curves = curves_of(3)
+    budget = curves.original_bytes // 5
+    plan = allocate(curves, budget, formats=formats)
+    used = {CANDIDATES[c].name.rstrip("0123456789") for w in plan.weights for c in np.unique(w.choices)}
+    assert used <= {"int" if formats == "integer" else "trellis"}
+    assert allocate(curves, budget).predicted_loss_nats <= plan.predicted_loss_nats
+
+
+def test_unknown_formats_are_refused_with_those_there_are():
+    with pytest.raises(RequestError, match="unknown formats 'float'\nhint: choose one of: all, integer, trellis"):
+        allocate(curves_of(1), 10_000, formats="float")

@@ -1,4 +1,4 @@
-"""The baseline knows no losses: one width everywhere, left-over bytes spread evenly."""
+"""The baseline knows no unit's loss: one format everywhere, left-over bytes spread evenly."""
 
 import numpy as np
 from hypothesis import given
@@ -10,9 +10,10 @@ COSTS = np.repeat(np.array([0, 10, 20, 20, 40, 80], np.int64)[:, None], 20, 1)
 
 
 @given(seed=st.integers(0, 2**32), budget=st.integers(0, 2000))
-def test_losses_do_not_matter(seed, budget):
+def test_only_the_sum_of_losses_matters(seed, budget):
     generator = np.random.default_rng(seed)
-    one, other = (generator.exponential(size=COSTS.shape) for _ in range(2))
+    one = generator.exponential(size=COSTS.shape)
+    other = generator.permuted(one, axis=1)
     assert np.array_equal(Uniform().choose(one, COSTS, budget), Uniform().choose(other, COSTS, budget))
 
 
@@ -36,3 +37,9 @@ def test_formats_that_some_unit_may_not_take_are_skipped():
     losses = np.zeros(COSTS.shape)
     losses[1, 7] = np.inf
     assert set(Uniform().choose(losses, COSTS, 20 * 10).tolist()) == {0, 2}
+
+
+def test_a_format_that_another_beats_at_fewer_bytes_is_left_out():
+    losses = np.array([9, 5, 1, 2, 3, 0.5])[:, None] * np.ones(20)
+    choice = Uniform().choose(losses, COSTS, 20 * 60)
+    assert set(choice.tolist()) == {2, 5}

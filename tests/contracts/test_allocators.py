@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laq.allocation import ALLOCATORS, Allocator
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, Integer
 from laq.core.scheme import ScaleFormat, Scheme
 
 NAMES = ALLOCATORS.names()
-TILE_BYTES = np.array([Scheme(c, 64, ScaleFormat.LOG8).tile_bytes for c in CANDIDATES], np.int64)
+INTEGERS = [candidate for candidate in CANDIDATES if isinstance(candidate, Integer)]
+TILE_BYTES = np.array([Scheme(c, 64, ScaleFormat.LOG8).tile_bytes for c in INTEGERS], np.int64)
 
 
 @st.composite
@@ -22,9 +23,9 @@ def problems(draw):
     n_units = draw(st.integers(1, 30))
     scale = 10.0 ** generator.uniform(-12, 3, n_units)
     steepness = draw(st.sampled_from([0.0, 1.0, 2.0]))
-    losses = scale * generator.exponential(size=(len(CANDIDATES), n_units))
-    losses *= np.exp2(-steepness * np.arange(len(CANDIDATES)))[:, None]
-    losses[:-1][generator.random((len(CANDIDATES) - 1, n_units)) < draw(st.sampled_from([0.0, 0.3]))] = np.inf
+    losses = scale * generator.exponential(size=(len(INTEGERS), n_units))
+    losses *= np.exp2(-steepness * np.arange(len(INTEGERS)))[:, None]
+    losses[:-1][generator.random((len(INTEGERS) - 1, n_units)) < draw(st.sampled_from([0.0, 0.3]))] = np.inf
     if draw(st.booleans()):
         losses[generator.random(losses.shape) < 0.2] = 0.0
     sizes = generator.integers(1, draw(st.sampled_from([2, 1000])), n_units)

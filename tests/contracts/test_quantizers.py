@@ -1,25 +1,29 @@
 """What every quantizer promises, checked the day its file appears."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, TRELLISES
+from laq.core.formats.trellis import MIDDLE, TAG
 from laq.core.groups import GROUP_SIZES, TILE_ROWS, TileGrid
 from laq.core.importance import Importance
-from laq.core.packing import CODE_BITS, check_packed
+from laq.core.packing import TAGS, ZERO_POINT_BITS, check_packed
 from laq.core.qtensor import zero_point_code, zero_point_value
 from laq.core.scheme import ScaleFormat
 from laq.kernels.reference import dequantize, pack
 from laq.quantizers import QUANTIZERS, Codes, Feedback, Quantizer
-from laq.quantizers.common.clip_search import dequantize_columns
+from laq.quantizers.common.dequantize import dequantize_columns
 from laq.quantizers.common.encode import encode
 from laq.quantizers.common.sorting import sort_weight, sorted_hessian
 
 NAMES = QUANTIZERS.names()
 ROWS = 48
 N_GROUPS = 3
-ALL_LEVELS = [float(candidate.n_levels) for candidate in CANDIDATES]
+LEVELS = torch.tensor([candidate.n_levels for candidate in CANDIDATES])
+INT1, INT2, INT3, INT4, INT8 = 1, 3, 4, 5, 8
 
 
 def every_method(test):
@@ -51,19 +55,21 @@ def weight_of(columns, rows=ROWS, seed=0):
     return weight
 
 
-def mixed_levels(rows=ROWS, n_groups=N_GROUPS):
-    """Every candidate in turn, constant over the 16 rows of a tile."""
-    tiles = torch.tensor(ALL_LEVELS)[
-        (torch.arange(n_groups)[:, None] * 4 + torch.arange(rows // TILE_ROWS)) % 9
-    ]
-    return tiles.repeat_interleave(TILE_ROWS, 1)
+def mixed(rows=ROWS, n_groups=N_GROUPS):
+    """Every candidate in turn."""
+    tiles = torch.arange(n_groups)[:, None] * 4 + torch.arange(rows // TILE_ROWS)
+    return (tiles % len(CANDIDATES)).to(torch.uint8)
 
 
-def run(name, weight, n_levels, hessian, scale_format):
+def everywhere(choice, n_groups=N_GROUPS):
+    return torch.full((n_groups, ROWS // TILE_ROWS), choice, dtype=torch.uint8)
+
+
+def run(name, weight, choices, hessian, scale_format):
     method = QUANTIZERS.get(name)()
     feedback = method.prepare(hessian)
-    codes = method.quantize(weight, feedback, n_levels, scale_format=scale_format)
-    return codes, dequantize_columns(codes.codes, codes.scales, codes.zero_points, scale_format)
+    codes = method.quantize(weight, feedback, choices, scale_format=scale_format)
+    return codes, dequantize_columns(codes, choices, scale_format)
 
 
 def loss_of(weight, restored, hessian):
@@ -73,14 +79,16 @@ def loss_of(weight, restored, hessian):
 
 @every_method
 def test_codes_fit_their_levels_and_zero_points_can_be_stored(name, group_size, scale_format):
-    columns, n_levels = N_GROUPS * group_size, mixed_levels()
-    codes, _ = run(name, weight_of(columns), n_levels, hessian_of(columns), scale_format)
+    columns, choices = N_GROUPS * group_size, mixed()
+    codes, _ = run(name, weight_of(columns), choices, hessian_of(columns), scale_format)
     assert isinstance(codes, Codes)
     assert (codes.codes.dtype, codes.zero_points.dtype) == (torch.uint8, torch.float32)
     assert codes.scales.dtype == (torch.int16 if scale_format is ScaleFormat.LOG8 else torch.float16)
-    assert (codes.codes.view(N_GROUPS, group_size, ROWS) < n_levels[:, None]).all()
-    bits = np.array([CODE_BITS[ALL_LEVELS.index(n)] for n in n_levels.flatten().tolist()], np.uint8)
-    zeros = codes.zero_points.flatten().numpy()
+    of_rows = choices.repeat_interleave(TILE_ROWS, 1)
+    assert (codes.codes.view(N_GROUPS, group_size, ROWS) < LEVELS[of_rows.long()][:, None]).all()
+    tags = TAGS[of_rows.flatten().numpy()]
+    bits, zeros = ZERO_POINT_BITS[tags], codes.zero_points.flatten().numpy()
+    assert (zeros[tags > TAG] == MIDDLE).all()
     present = bits > 0
     stored = zero_point_code(zeros[present], bits[present])
     assert (stored < (1 << bits[present].astype(int))).all()
@@ -90,9 +98,9 @@ def test_codes_fit_their_levels_and_zero_points_can_be_stored(name, group_size, 
 @every_method
 def test_absent_tiles_are_zero(name, group_size, scale_format):
     columns = N_GROUPS * group_size
-    n_levels = torch.full((N_GROUPS, ROWS), 16.0)
-    n_levels[1, :16] = 1
-    codes, restored = run(name, weight_of(columns), n_levels, hessian_of(columns), scale_format)
+    choices = everywhere(INT4)
+    choices[1, 0] = 0
+    codes, restored = run(name, weight_of(columns), choices, hessian_of(columns), scale_format)
     here = slice(group_size, 2 * group_size)
     assert not codes.codes[here, :16].any()
     assert not restored[here, :16].any()
@@ -102,22 +110,18 @@ def test_absent_tiles_are_zero(name, group_size, scale_format):
 @every_method
 def test_nothing_but_absent_tiles_is_zero_throughout(name, group_size, scale_format):
     columns = N_GROUPS * group_size
-    codes, restored = run(
-        name, weight_of(columns), torch.ones(N_GROUPS, ROWS), hessian_of(columns), scale_format
-    )
+    codes, restored = run(name, weight_of(columns), everywhere(0), hessian_of(columns), scale_format)
     assert not codes.codes.any()
     assert not restored.any()
 
 
 @every_method
-@pytest.mark.parametrize("n_levels", [4.0, 16.0, 256.0])
-def test_error_stays_within_the_spacing_of_each_group(name, group_size, scale_format, n_levels):
+@pytest.mark.parametrize(("choice", "share"), [(INT2, 0.8), (INT4, 0.5), (INT8, 0.2)])
+def test_error_stays_within_the_spacing_of_each_group(name, group_size, scale_format, choice, share):
     """With independent inputs nothing is fed back: an error is half a step, or what clipping cuts off."""
     weight, columns = weight_of(group_size), group_size
-    levels = torch.full((1, ROWS), n_levels)
-    _, restored = run(name, weight, levels, torch.eye(columns), scale_format)
+    _, restored = run(name, weight, everywhere(choice, 1), torch.eye(columns), scale_format)
     span = weight.amax(0).clamp(min=0) - weight.amin(0).clamp(max=0)
-    share = {4.0: 0.8, 16.0: 0.5, 256.0: 0.2}[n_levels]
     assert ((restored - weight).abs() <= share * span).all()
     assert ((restored - weight).square().sum(0) <= weight.square().sum(0)).all()
 
@@ -125,16 +129,16 @@ def test_error_stays_within_the_spacing_of_each_group(name, group_size, scale_fo
 @every_method
 def test_same_input_gives_the_same_codes_and_is_left_alone(name, group_size, scale_format):
     columns = N_GROUPS * group_size
-    weight, hessian, n_levels = weight_of(columns), hessian_of(columns), mixed_levels()
-    before = [tensor.clone() for tensor in (weight, hessian, n_levels)]
+    weight, hessian, choices = weight_of(columns), hessian_of(columns), mixed()
+    before = [tensor.clone() for tensor in (weight, hessian, choices)]
     method = QUANTIZERS.get(name)()
     feedback = method.prepare(hessian)
     kept = feedback.column_weights.clone(), None if feedback.factor is None else feedback.factor.clone()
-    first = method.quantize(weight, feedback, n_levels, scale_format=scale_format)
-    second = QUANTIZERS.get(name)().quantize(weight, feedback, n_levels, scale_format=scale_format)
+    first = method.quantize(weight, feedback, choices, scale_format=scale_format)
+    second = QUANTIZERS.get(name)().quantize(weight, feedback, choices, scale_format=scale_format)
     for field in ("codes", "scales", "zero_points"):
         assert torch.equal(getattr(first, field), getattr(second, field))
-    assert all(torch.equal(a, b) for a, b in zip(before, (weight, hessian, n_levels), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, (weight, hessian, choices), strict=True))
     assert torch.equal(kept[0], feedback.column_weights)
     assert kept[1] is None or torch.equal(kept[1], feedback.factor)
 
@@ -143,27 +147,41 @@ def test_same_input_gives_the_same_codes_and_is_left_alone(name, group_size, sca
 def test_more_levels_are_never_much_worse(name, group_size, scale_format):
     columns = N_GROUPS * group_size
     weight, hessian = weight_of(columns), hessian_of(columns)
-    losses = []
-    for candidate in CANDIDATES:
-        n_levels = torch.full((N_GROUPS, ROWS), float(candidate.n_levels))
-        losses.append(loss_of(weight, run(name, weight, n_levels, hessian, scale_format)[1], hessian))
-    # one bit holds no zero beside the others, so that it may lose more than an absent tile
-    rising = [
-        c.name
-        for c, before, after in zip(CANDIDATES[2:], losses[1:-1], losses[2:], strict=True)
-        if after > 1.1 * before
+    losses = [
+        loss_of(weight, run(name, weight, everywhere(i), hessian, scale_format)[1], hessian)
+        for i in range(len(CANDIDATES))
     ]
-    assert rising == []
-    assert losses[2] < losses[0]
-    assert losses[-1] < 1e-2 * losses[3]
+    of_integers, of_trellises = losses[1 : INT8 + 1], losses[INT8 + 1 :]
+    # one bit holds no zero beside the others, so that it may lose more than an absent tile
+    for family in (of_integers, of_trellises):
+        assert all(after <= 1.1 * before for before, after in pairwise(family))
+    assert of_integers[1] < losses[0]
+    assert of_integers[-1] < 1e-2 * of_integers[2]
+    assert of_trellises[-1] < 2e-2 * of_trellises[1]
 
 
 @every_method
-def test_rows_are_quantized_independently_of_each_other(name, group_size, scale_format):
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_a_trellis_loses_less_than_integers_of_its_width(name, group_size, scale_format, bits):
     columns = N_GROUPS * group_size
-    weight, hessian, n_levels = weight_of(columns), hessian_of(columns), mixed_levels()
-    _, whole = run(name, weight, n_levels, hessian, scale_format)
-    _, part = run(name, weight[:, 16:32].contiguous(), n_levels[:, 16:32].contiguous(), hessian, scale_format)
+    weight = torch.randn((columns, ROWS), generator=torch.Generator().manual_seed(bits))
+    losses = [
+        loss_of(
+            weight,
+            run(name, weight, everywhere(choice), torch.eye(columns), scale_format)[1],
+            torch.eye(columns),
+        )
+        for choice in (CANDIDATES.index(TRELLISES[bits]), [INT1, INT2, INT3, INT4][bits - 1])
+    ]
+    assert losses[0] < (1.0 if group_size == 32 else 0.9) * losses[1]
+
+
+@every_method
+def test_row_blocks_are_quantized_independently_of_each_other(name, group_size, scale_format):
+    columns = N_GROUPS * group_size
+    weight, hessian, choices = weight_of(columns), hessian_of(columns), mixed()
+    _, whole = run(name, weight, choices, hessian, scale_format)
+    _, part = run(name, weight[:, 16:32].contiguous(), choices[:, 1:2].contiguous(), hessian, scale_format)
     # sums run in another order, so that a few codes at a tie may differ
     assert (whole[:, 16:32] == part).float().mean() > 0.9
     mine, its = (loss_of(weight[:, 16:32], found, hessian) for found in (whole[:, 16:32], part))
@@ -209,13 +227,15 @@ def test_every_quantizer_says_what_it_is(name):
 
 
 @pytest.mark.parametrize("scale_format", ScaleFormat, ids=lambda scale_format: scale_format.value)
-@pytest.mark.parametrize("n_levels", ALL_LEVELS)
+@pytest.mark.parametrize("choice", range(len(CANDIDATES)))
 @pytest.mark.parametrize("name", NAMES)
-def test_all_zero_group_dequantizes_to_zero(name, n_levels, scale_format):
+def test_all_zero_group_dequantizes_to_zero(name, choice, scale_format):
+    """In a trellis to what nobody can tell from zero beside its neighbours."""
     weight = weight_of(64)
     weight[:, 5] = 0
-    _, restored = run(name, weight, torch.full((1, ROWS), n_levels), torch.eye(64), scale_format)
-    assert not restored[:, 5].any()
+    _, restored = run(name, weight, everywhere(choice, 1), torch.eye(64), scale_format)
+    below = 0 if choice <= INT8 else 1e-3 * float(weight.abs().amax())
+    assert float(restored[:, 5].abs().amax()) <= below
 
 
 @pytest.mark.parametrize("small", [0.0, 1e-12])

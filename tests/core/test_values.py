@@ -129,7 +129,8 @@ def test_schemes_count_every_byte(scale_format, group_size):
     for candidate in CANDIDATES:
         scheme = Scheme(candidate, group_size, scale_format)
         b = candidate.code_bits
-        expected = 16 * group_size * b / 8 + 16 * scale_format.size_bytes + 16 * b / 8 + 3 if b else 0
+        zero_points = 0 if candidate.name.startswith("trellis") else 16 * b / 8
+        expected = 16 * group_size * b / 8 + 16 * scale_format.size_bytes + zero_points + 3 if b else 0
         assert scheme.tile_bytes == expected
 
 
@@ -140,9 +141,11 @@ def test_four_bits_in_groups_of_64_take_4_point_21():
 
 def test_candidates_are_pinned_because_plans_store_their_positions():
     names = ["absent", "int1", "ternary", "int2", "int3", "int4", "int5", "int6", "int8"]
-    assert [c.name for c in CANDIDATES] == names
-    assert [c.n_levels for c in CANDIDATES] == [1, 2, 3, 4, 8, 16, 32, 64, 256]
-    assert [c.code_bits for c in CANDIDATES] == [0, 1, 2, 2, 3, 4, 5, 6, 8]
+    trellises = [f"trellis{bits}" for bits in range(1, 7)]
+    assert [c.name for c in CANDIDATES] == [*names, *trellises]
+    assert [c.n_levels for c in CANDIDATES] == [1, 2, 3, 4, 8, 16, 32, 64, 256, 2, 4, 8, 16, 32, 64]
+    assert [c.code_bits for c in CANDIDATES] == [0, 1, 2, 2, 3, 4, 5, 6, 8, 1, 2, 3, 4, 5, 6]
+    assert [c.tag for c in CANDIDATES] == [0, 1, 2, 2, 3, 4, 5, 6, 8, 17, 18, 19, 20, 21, 22]
 
 
 def test_every_error_says_how_it_ends():

@@ -16,7 +16,7 @@ struct Packed {
     std::vector<uint16_t> groups, half_scales, rows, columns;
     std::vector<int8_t> octaves;
     std::vector<int32_t> starts{0};
-    std::vector<int64_t> offsets;
+    std::vector<int64_t> offsets, zero_offsets;
 };
 
 std::vector<uint16_t> permutation(int n, std::mt19937 &random) {
@@ -28,20 +28,22 @@ std::vector<uint16_t> permutation(int n, std::mt19937 &random) {
     return order;
 }
 
-// A matrix of random bytes: any payload is a valid one. `width` 0 mixes all, absent tiles among them.
-void fill(Packed &p, int n_rows, int n_columns, int group_size, int width, bool log_scales, std::mt19937 &random) {
-    const int widths[] = {8, 6, 5, 4, 3, 2, 1};
+// A matrix of random bytes: any payload is a valid one. `tag` 0 mixes all, absent tiles among them.
+void fill(Packed &p, int n_rows, int n_columns, int group_size, int tag, bool log_scales, std::mt19937 &random) {
+    const int tags[] = {22, 21, 20, 19, 18, 17, 8, 6, 5, 4, 3, 2, 1};
     const int n_blocks = (n_rows + 15) / 16, n_groups = (n_columns + group_size - 1) / group_size;
     for (int block = 0; block < n_blocks; block++) {
         p.offsets.push_back(static_cast<int64_t>(p.payload.size()));
-        for (int b : widths) {
+        p.zero_offsets.push_back(static_cast<int64_t>(p.zero_points.size()));
+        for (int each : tags) {
             for (int group = 0; group < n_groups; group++) {
-                const int mine = width != 0 ? width : (block * 7 + group * 5) % 9;
-                if (mine != b) continue;
-                p.bits.push_back(static_cast<uint8_t>(b));
+                const int mine = tag != 0 ? tag : (block * 7 + group * 5) % 23;
+                if (mine != each) continue;
+                const int b = each & 15;
+                p.bits.push_back(static_cast<uint8_t>(each));
                 p.groups.push_back(static_cast<uint16_t>(group));
                 for (int i = 0; i < 2 * group_size * b; i++) p.payload.push_back(static_cast<uint8_t>(random()));
-                for (int i = 0; i < 2 * b; i++) p.zero_points.push_back(static_cast<uint8_t>(random()));
+                for (int i = 0; i < (each < 16 ? 2 * b : 0); i++) p.zero_points.push_back(static_cast<uint8_t>(random()));
                 for (int i = 0; i < 16; i++) {
                     p.scales.push_back(static_cast<uint8_t>(random()));
                     p.half_scales.push_back(static_cast<uint16_t>(0x2000 + random() % 0x1000));
@@ -68,6 +70,7 @@ void fill(Packed &p, int n_rows, int n_columns, int group_size, int width, bool 
     m.octaves = log_scales ? p.octaves.data() : nullptr;
     m.zero_points = p.zero_points.data();
     m.tile_starts = p.starts.data();
+    m.zero_offsets = p.zero_offsets.data();
     m.row_offsets = p.offsets.data();
     m.row_permutation = p.rows.data();
     m.column_permutation = p.columns.data();
@@ -107,10 +110,10 @@ std::vector<float> normal_values(size_t n, std::mt19937 &random) {
     return values;
 }
 
-void compare_products(Count &count, int group_size, int width, int variant) {
-    std::mt19937 random(static_cast<unsigned>(1000 * group_size + 10 * width + variant));
+void compare_products(Count &count, int group_size, int tag, int variant) {
+    std::mt19937 random(static_cast<unsigned>(1000 * group_size + 10 * tag + variant));
     Packed p;
-    fill(p, 70, 3 * group_size + 13, group_size, width, variant == 0, random);
+    fill(p, 70, 3 * group_size + 13, group_size, tag, variant == 0, random);
     if (laq_check(&p.matrix) != LAQ_OK) return count.add(false);
     for (int n : {1, 2, 3, 4, 17}) {
         const std::vector<float> x = normal_values(static_cast<size_t>(n * p.matrix.n_columns), random);
@@ -131,9 +134,12 @@ void compare_products(Count &count, int group_size, int width, int variant) {
 
 // Searching, rounding and packing of random columns, some of them zero.
 void compare_rounding(Count &count, int group_size, bool log_scales) {
-    const laq_width widths[] = {{1, 0, 1},  {2, 0, 9},  {3, 1, 9},  {4, 0, 9},  {8, 0, 6},
-                                {16, 0, 5}, {32, 0, 4}, {64, 0, 3}, {256, 0, 2}};
-    constexpr int n_widths = 9, n_rows = 16 * n_widths;
+    const laq_format formats[] = {
+        {0, 1, 0, 1, {}},  {1, 2, 0, 9, {}},  {2, 3, 1, 9, {}},  {2, 4, 0, 9, {}},   {3, 8, 0, 6, {}},
+        {4, 16, 0, 5, {}}, {5, 32, 0, 4, {}}, {6, 64, 0, 3, {}}, {8, 256, 0, 2, {}}, {17, 2, -8, 16, {550, 1e-5f, 0}},
+        {18, 4, -8, 16, {76, 7e-6f, 0}},      {19, 8, -8, 16, {15, 2e-6f, 2e-11f}},  {20, 16, -8, 16, {4, 5e-7f, 5e-11f}},
+        {21, 32, -8, 16, {1, 0, 4e-11f}},     {22, 64, -8, 16, {0.1f, 0, 3e-11f}}};
+    constexpr int n_formats = 15, n_rows = 16 * n_formats;
     std::mt19937 random(static_cast<unsigned>(group_size));
     const size_t n = static_cast<size_t>(group_size * n_rows);
     std::vector<float> values = normal_values(n, random);
@@ -143,11 +149,11 @@ void compare_rounding(Count &count, int group_size, bool log_scales) {
     for (size_t i = 3; i < n; i += 40) values[i] = 0;
     const std::vector<float> floors(n_rows, -160.0f);
     const laq_source source{n_rows, group_size, n_rows, group_size, log_scales ? LAQ_SCALES_LOG8 : LAQ_SCALES_FLOAT16,
-                            values.data(), weights.data(), floors.data(), widths, n_widths};
+                            values.data(), weights.data(), floors.data(), formats, n_formats};
     std::vector<uint8_t> choices;
-    for (int i = 0; i < n_widths; i++) choices.push_back(static_cast<uint8_t>(i));
+    for (int i = 0; i < n_formats; i++) choices.push_back(static_cast<uint8_t>(i));
     compare_tiers(count, [&] {
-        std::vector<float> errors(n_widths * n_rows), zero_points(n_rows), left(n);
+        std::vector<float> errors(n_formats * n_rows), zero_points(n_rows), left(n);
         std::vector<uint8_t> codes(n), bytes;
         std::vector<int16_t> scales(n_rows);
         const laq_rounding rounding{choices.data(), factor.data(),      codes.data(),
@@ -226,9 +232,9 @@ int main() {
     Count count;
     compare_steps(count);
     for (int group_size : {32, 64, 128}) {
-        for (int width : {0, 1, 2, 3, 4, 5, 6, 8}) {
-            for (int variant = 0; variant < 2; variant++) compare_products(count, group_size, width, variant);
-            if (width != 0) compare_packing(count, group_size, width);
+        for (int tag : {0, 1, 2, 3, 4, 5, 6, 8, 17, 18, 19, 20, 21, 22}) {
+            for (int variant = 0; variant < 2; variant++) compare_products(count, group_size, tag, variant);
+            if (tag >= 1 && tag <= 8) compare_packing(count, group_size, tag);
         }
         for (bool log_scales : {true, false}) compare_rounding(count, group_size, log_scales);
     }

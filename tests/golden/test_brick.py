@@ -10,14 +10,23 @@ import pytest
 import torch
 
 from laq.core.formats import CANDIDATES
+from laq.core.formats.trellis import MIDDLE, TAG
 from laq.core.groups import TILE_ROWS, TileGrid
-from laq.core.packing import CODE_BITS, PackedTensor, check_packed
+from laq.core.packing import TAGS, ZERO_POINT_BITS, PackedTensor, check_packed
 from laq.core.qtensor import QTensor, zero_point_value
 from laq.core.scheme import ScaleFormat
 from laq.kernels.reference import dequantize, pack, pack_bricks, unpack_bricks
 from laq.runtime.packed import PackedWeight
 
 GOLDEN = json.loads((Path(__file__).parent / "brick_v1.json").read_text())
+TRELLIS = json.loads((Path(__file__).parent / "trellis_v2.json").read_text())
+INTEGERS = list(range(9))
+TRELLISES = [9, 10, 11, 12, 13, 14, 0, 5, 8]
+"""Choices of version 2: every trellis once, and with them an absent tile and two of integers."""
+
+STORED = [("log8", GOLDEN, INTEGERS), ("float16", GOLDEN, INTEGERS), ("log8", TRELLIS, TRELLISES)]
+STORED += [("float16", TRELLIS, TRELLISES)]
+every_matrix = pytest.mark.parametrize(("name", "golden", "formats"), STORED)
 FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
 
 
@@ -27,11 +36,12 @@ def brick_codes(bits):
     return ((5 * r + 3 * k) % (1 << bits)).astype(np.uint8)
 
 
-def matrix(scale_format):
+def matrix(scale_format, formats):
     """18 x 283 weights in groups of 32: each format once in the first row block, backwards in the second."""
     grid = TileGrid(18, 283, 32)
-    choices = np.array([range(9), range(8, -1, -1)], np.uint8)
-    bits = CODE_BITS[choices].repeat(TILE_ROWS, 0)
+    choices = np.array([formats, formats[::-1]], np.uint8)
+    tags = TAGS[choices].repeat(TILE_ROWS, 0)
+    bits = ZERO_POINT_BITS[tags]
     levels = np.array([c.n_levels for c in CANDIDATES])[choices].repeat(TILE_ROWS, 0).repeat(32, 1)
     r, k = np.mgrid[:32, :288]
     _, g = np.mgrid[:32, :9]
@@ -49,16 +59,16 @@ def matrix(scale_format):
         choices=choices,
         codes=((5 * r + 3 * k) % levels).astype(np.uint8),
         scales=scales,
-        zero_points=np.where(bits > 0, zero_points, 0).astype(np.float32),
+        zero_points=np.where(bits > 0, zero_points, np.where(tags > TAG, MIDDLE, 0)).astype(np.float32),
         row_permutation=np.arange(17, -1, -1).astype(np.uint16),
         column_permutation=((np.arange(283) * 5) % 283).astype(np.uint16),
     )
 
 
-def stored(name):
+def stored(name, golden):
     """The sections of a golden matrix as a reader finds them."""
     sections = {}
-    for section, (dtype, shape, text) in GOLDEN[name]["sections"].items():
+    for section, (dtype, shape, text) in golden[name]["sections"].items():
         sections[section] = np.frombuffer(bytes.fromhex(text), dtype).reshape(shape).copy()
     return PackedTensor(TileGrid(18, 283, 32), ScaleFormat(name), **{"scale_base": None} | sections)
 
@@ -72,20 +82,20 @@ def test_bricks_keep_their_bytes(bits):
     assert np.array_equal(unpack_bricks(read, bits)[0], brick_codes(bits))
 
 
-@pytest.mark.parametrize("name", ["log8", "float16"])
-def test_sections_keep_their_bytes(name):
-    packed, golden = pack(matrix(ScaleFormat(name))), stored(name)
-    assert list(packed.sections()) == list(GOLDEN[name]["sections"])
+@every_matrix
+def test_sections_keep_their_bytes(name, golden, formats):
+    packed, expected = pack(matrix(ScaleFormat(name), formats)), stored(name, golden)
+    assert list(packed.sections()) == list(golden[name]["sections"])
     for section, array in packed.sections().items():
-        assert array.tobytes() == golden.sections()[section].tobytes(), section
+        assert array.tobytes() == expected.sections()[section].tobytes(), section
 
 
-@pytest.mark.parametrize("name", ["log8", "float16"])
-def test_stored_sections_decode_to_the_same_values(name):
-    packed = stored(name)
+@every_matrix
+def test_stored_sections_decode_to_the_same_values(name, golden, formats):
+    packed = stored(name, golden)
     check_packed(packed, name=name)
     values = dequantize(packed)
-    assert hashlib.sha256(values.astype("<f4").tobytes()).hexdigest() == GOLDEN[name]["values_sha256"]
+    assert hashlib.sha256(values.astype("<f4").tobytes()).hexdigest() == golden[name]["values_sha256"]
     assert torch.equal(PackedWeight(packed).dequantize(), torch.from_numpy(values))
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from laq.core.formats import CANDIDATES
+from laq.core.formats.trellis import MIDDLE
 from laq.core.groups import TILE_ROWS, TileGrid
-from laq.core.packing import CODE_BITS
+from laq.core.packing import TAGS, ZERO_POINT_BITS
 from laq.core.permutation import index_dtype
 from laq.core.qtensor import QTensor, zero_point_value
 from laq.core.scheme import ScaleFormat
@@ -31,9 +32,10 @@ def _random_qtensor(
     levels = np.array([candidate.n_levels for candidate in CANDIDATES])[chosen]
     by_row = levels.repeat(TILE_ROWS, 0)
     codes = generator.integers(0, by_row.repeat(group_size, 1)).astype(np.uint8)
-    bits = CODE_BITS[chosen].repeat(TILE_ROWS, 0)
+    bits = ZERO_POINT_BITS[TAGS[chosen]].repeat(TILE_ROWS, 0)
     zero_codes = generator.integers(0, 1 << bits.astype(np.int64)).astype(np.uint8)
-    zero_points = np.where(bits > 0, zero_point_value(zero_codes, bits), 0).astype(np.float32)
+    without = np.where((TAGS[chosen] > 0).repeat(TILE_ROWS, 0), MIDDLE, 0)
+    zero_points = np.where(bits > 0, zero_point_value(zero_codes, bits), without).astype(np.float32)
     per_group = (grid.padded_rows, grid.n_groups)
     if scale_format is ScaleFormat.LOG8:
         scales = generator.integers(-100, 20, per_group).astype(np.int16)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from laq.core.errors import FormatError, RequestError
-from laq.core.packing import tile_row_blocks
+from laq.core.packing import tile_row_blocks, zero_point_offsets
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
 from laq.kernels.reference import dequantize, pack
@@ -37,6 +37,7 @@ class Held:
         self.octaves = None if base is None else (np.frexp(base.astype(np.float32))[1] - 1).astype(np.int8)
         starts = np.searchsorted(tile_row_blocks(packed), np.arange(packed.grid.n_row_blocks + 1))
         self.starts = starts.astype(np.int32)
+        self.zero_offsets = zero_point_offsets(packed.bits)[starts[:-1]]
         rows, columns = packed.row_permutation, packed.column_permutation
         self.matrix = native.Matrix(
             n_rows=packed.grid.n_rows,
@@ -53,6 +54,7 @@ class Held:
             octaves=address(self.octaves),
             zero_points=address(packed.zero_points),
             tile_starts=address(self.starts),
+            zero_offsets=address(self.zero_offsets),
             row_offsets=address(packed.row_offsets),
             row_permutation=address(rows),
             column_permutation=address(columns),

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from laq.core.errors import FormatError
+from laq.core.formats import CANDIDATES
 from laq.core.groups import GROUP_SIZES, TILE_ROWS
 from laq.core.packing import tile_offsets
 from laq.core.scheme import ScaleFormat
@@ -46,7 +47,7 @@ def unpacked(packed, stride=None):
     n_columns=st.integers(1, 500),
     group_size=st.sampled_from(GROUP_SIZES),
     scale_format=st.sampled_from(ScaleFormat),
-    choices=st.sampled_from([None, *range(9)]),
+    choices=st.sampled_from([None, *range(len(CANDIDATES))]),
     threads=st.sampled_from([1, 3]),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -57,7 +58,7 @@ def test_bytes_are_those_of_the_reference(
     options = {"scale_format": scale_format, "choices": choices, "seed": seed, "sorts_rows": True}
     tensor = random_qtensor((n_rows, n_columns), group_size, **options)
     expected = reference.pack(tensor)
-    codes = reference.unpack_tiles(expected)
+    codes = reference.levels_of(reference.unpack_tiles(expected), expected.bits)
     found = pack(tensor)
     for name, section in expected.sections().items():
         assert np.array_equal(found.sections()[name], section), name

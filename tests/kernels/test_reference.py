@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laq.core.formats import CANDIDATES
 from laq.core.groups import GROUP_SIZES, TILE_ROWS
-from laq.core.packing import CODE_BITS, check_packed, section_specs
+from laq.core.packing import TAGS, check_packed, section_specs
 from laq.core.qtensor import decode_scales
 from laq.core.scheme import ScaleFormat
 from laq.kernels.reference import (
@@ -52,26 +53,45 @@ def literal_brick(codes, bits):
 def literal_sections(tensor):
     """Payload, tile table, zero points and row offsets of a matrix, tile by tile."""
     grid, size = tensor.grid, tensor.grid.group_size
-    payload, widths, groups, zero_bits, offsets = b"", [], [], [], []
+    payload, tags, groups, zero_bits, offsets = b"", [], [], [], []
     for block in range(grid.n_row_blocks):
         offsets.append(len(payload))
         rows = slice(16 * block, 16 * block + 16)
-        stored = [(-int(CODE_BITS[tensor.choices[block, g]]), g) for g in range(grid.n_groups)]
-        for minus_bits, g in sorted(stored):
-            bits = -minus_bits
-            if bits == 0:
+        stored = [(-CANDIDATES[tensor.choices[block, g]].tag, g) for g in range(grid.n_groups)]
+        for minus_tag, g in sorted(stored):
+            tag, bits = -minus_tag, -minus_tag % 16
+            if tag == 0:
                 continue
-            widths.append(bits)
+            tags.append(tag)
             groups.append(g)
             for first in range(g * size, (g + 1) * size, 32):
                 payload += literal_brick(tensor.codes[rows, first : first + 32], bits)
+            if tag > 16:
+                assert (tensor.zero_points[rows, g] == 128).all()
+                continue
             for zero in tensor.zero_points[rows, g].tolist():
                 code = int(zero) if bits > 3 else int(2 * zero - (2 ** (bits - 1) - 1))
                 zero_bits += [(code >> i) & 1 for i in range(bits)]
     zero_bytes = bytes(
         sum(bit << i for i, bit in enumerate(zero_bits[n : n + 8])) for n in range(0, len(zero_bits), 8)
     )
-    return payload, widths, groups, zero_bytes, offsets
+    return payload, tags, groups, zero_bytes, offsets
+
+
+def literal_levels(tensor):
+    """Codes; in tiles of a trellis the entry that the last eight bits name, down rows, then slots."""
+    levels, size = tensor.codes.astype(np.float32), tensor.grid.group_size
+    for block, group in np.argwhere(TAGS[tensor.choices] > 16):
+        table, bits = (
+            getattr(CANDIDATES[tensor.choices[block, group]], name) for name in ("table", "code_bits")
+        )
+        for chain in range(4):
+            window = 0
+            for column in range(group * size + chain, (group + 1) * size, 4):
+                for row in range(16 * block, 16 * block + 16):
+                    window = (window << bits | int(tensor.codes[row, column])) % 256
+                    levels[row, column] = table[window]
+    return levels
 
 
 def literal_values(tensor):
@@ -80,9 +100,7 @@ def literal_values(tensor):
     present = np.kron(tensor.choices > 0, np.ones((TILE_ROWS, grid.group_size)))
     scales = decode_scales(tensor.scales, tensor.scale_format)
     spread = [np.repeat(part, grid.group_size, 1) for part in (scales, tensor.zero_points)]
-    values = np.where(present, (tensor.codes.astype(np.float32) - spread[1]) * spread[0], 0).astype(
-        np.float32
-    )
+    values = np.where(present, (literal_levels(tensor) - spread[1]) * spread[0], 0).astype(np.float32)
     result = np.zeros((grid.n_rows, grid.n_columns), np.float32)
     for r in range(grid.n_rows):
         for c in range(grid.n_columns):
@@ -123,9 +141,9 @@ def test_first_fields_alone_are_a_coarser_code(bits, coarse_bits):
 def test_sections_lie_as_the_rules_say_tile_by_tile(random_qtensor, shape, scale_format):
     tensor = random_qtensor(shape, 64, scale_format=scale_format, seed=3)
     packed = pack(tensor)
-    payload, widths, groups, zero_bytes, offsets = literal_sections(tensor)
+    payload, tags, groups, zero_bytes, offsets = literal_sections(tensor)
     assert packed.payload.tobytes() == payload
-    assert packed.bits.tolist() == widths
+    assert packed.bits.tolist() == tags
     assert packed.groups.tolist() == groups
     assert packed.zero_points.tobytes() == zero_bytes
     assert packed.row_offsets.tolist() == offsets
@@ -144,7 +162,7 @@ def test_packing_keeps_codes_scales_and_zero_points(
     tensor = random_qtensor((rows, columns), group_size, scale_format=scale_format, seed=seed)
     packed, grid = pack(tensor), tensor.grid
     check_packed(packed, name="w")
-    order = stored_order(CODE_BITS[tensor.choices])
+    order = stored_order(TAGS[tensor.choices])
     block, group = order // grid.n_groups, order % grid.n_groups
     tiles = tensor.codes.reshape(grid.n_row_blocks, 16, grid.n_groups, group_size)[block, :, group]
     per_tile = [

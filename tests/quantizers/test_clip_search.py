@@ -90,14 +90,16 @@ def test_one_level_is_nothing():
 
 @pytest.mark.parametrize("scale_format", ScaleFormat)
 def test_tiles_are_searched_as_if_they_were_alone(scale_format):
-    block = torch.randn(32, 48, generator=torch.Generator().manual_seed(0))
-    levels = torch.tensor([16.0, 1.0, 4.0]).repeat_interleave(16)
+    block = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    choices = torch.tensor([5, 0, 3, 11], dtype=torch.uint8)
     options = {"factor": None, "scale_format": scale_format}
-    together = TorchEngine().round(block, levels, torch.ones(32), floor=scale_floor(block), **options)
-    for start in (0, 16, 32):
-        rows = slice(start, start + 16)
+    together = TorchEngine().round(block, choices, torch.ones(32), floor=scale_floor(block), **options)
+    for tile in range(4):
+        rows = slice(16 * tile, 16 * tile + 16)
         mine = block[:, rows].contiguous()
-        alone = TorchEngine().round(mine, levels[rows], torch.ones(32), floor=scale_floor(mine), **options)
+        alone = TorchEngine().round(
+            mine, choices[tile : tile + 1], torch.ones(32), floor=scale_floor(mine), **options
+        )
         assert torch.equal(together.codes[:, rows], alone.codes)
         assert torch.equal(together.scales[rows], alone.scales)
         assert torch.equal(together.zero_points[rows], alone.zero_points)

@@ -17,7 +17,7 @@ from laq.kernels import native
 from laq.quantizers import QUANTIZERS
 from laq.quantizers.common.clip_search import scale_floor
 from laq.quantizers.common.engines import engine
-from laq.quantizers.common.native_engine import LEVELS, NativeEngine
+from laq.quantizers.common.native_engine import NativeEngine
 from laq.quantizers.common.sorting import sort_weight, sorted_hessian
 from laq.quantizers.common.torch_engine import TorchEngine
 from laq.sensitivity.fisher import tile_losses
@@ -95,7 +95,7 @@ def test_rounding_has_the_same_bits(problem, feedback, threads, seed):
     LIBRARY.set_threads(threads)
     generator = np.random.default_rng(seed)
     tiles = generator.integers(0, len(CANDIDATES), matrix.shape[1] // TILE_ROWS)
-    n_levels = LEVELS[torch.from_numpy(tiles)].repeat_interleave(TILE_ROWS)
+    choices = torch.from_numpy(tiles.astype(np.uint8))
     factor = torch.from_numpy(generator.normal(0, 0.2, (group_size, group_size)).astype(np.float32)).triu()
     factor.diagonal().abs_().add_(0.5)
     options = {
@@ -105,9 +105,9 @@ def test_rounding_has_the_same_bits(problem, feedback, threads, seed):
     }
     block, weights = matrix[-group_size:], weights[-group_size:]
     before = block.clone()
-    expected = TorchEngine().round(block, n_levels, weights, **options)
+    expected = TorchEngine().round(block, choices, weights, **options)
     for kernels in each_tier():
-        found = kernels.round(block, n_levels, weights, **options)
+        found = kernels.round(block, choices, weights, **options)
         for field in FIELDS:
             assert same_bits(getattr(found, field), getattr(expected, field)), field
     assert same_bits(block, before)
@@ -173,10 +173,10 @@ def test_methods_and_curves_are_the_same_with_and_without_kernels(in_torch, name
     method = QUANTIZERS.get(name)()
     feedback = method.prepare(hessian)
     tiles = generator.integers(0, len(CANDIDATES), (grid.n_groups, grid.n_row_blocks))
-    n_levels = LEVELS[torch.from_numpy(tiles)].repeat_interleave(TILE_ROWS, 1)
+    choices = torch.from_numpy(tiles.astype(np.uint8))
 
     def codes():
-        return method.quantize(weight.matrix, feedback, n_levels, scale_format=scale_format)
+        return method.quantize(weight.matrix, feedback, choices, scale_format=scale_format)
 
     def curves():
         return tile_losses(weight, method, feedback, importance, columns=None, scale_format=scale_format)
@@ -196,9 +196,9 @@ def source(**changes):
         "group_size": 64,
         "scale_format": native.SCALES_LOG8,
     }
-    wide = native.widths([(16, 0, 5)])
+    wide = native.formats([native.Format(4, 16, 0, 5)])
     addresses = {"values": values.data_ptr(), "column_weights": values.data_ptr(), "floors": floor.data_ptr()}
-    return native.Source(**sizes | addresses | {"widths": wide, "n_widths": 1} | changes), (values, floor)
+    return native.Source(**sizes | addresses | {"formats": wide, "n_formats": 1} | changes), (values, floor)
 
 
 @needs_library
@@ -210,10 +210,13 @@ def source(**changes):
         {"n_columns": 96},
         {"stride": 8},
         {"scale_format": 2},
-        {"widths": native.widths([(0, 0, 5)])},
-        {"widths": native.widths([(257, 0, 5)])},
-        {"widths": native.widths([(16, 5, 5)])},
-        {"widths": native.widths([(16, -1, 5)])},
+        {"formats": native.formats([native.Format(4, 0, 0, 5)])},
+        {"formats": native.formats([native.Format(8, 257, 0, 5)])},
+        {"formats": native.formats([native.Format(4, 16, 5, 5)])},
+        {"formats": native.formats([native.Format(4, 16, -1, 5)])},
+        {"formats": native.formats([native.Format(7, 16, 0, 5)])},
+        {"formats": native.formats([native.Format(23, 16, 0, 5)])},
+        {"formats": native.formats([native.Format(20, 16, -65, 5)])},
     ],
     ids=str,
 )
@@ -226,7 +229,7 @@ def test_sizes_out_of_range_are_refused(changes):
 
 
 @needs_library
-def test_width_out_of_range_is_refused():
+def test_format_out_of_range_is_refused():
     asked, _kept = source()
     choices, out = torch.ones(1, dtype=torch.uint8), torch.zeros(64, 16)
     places = dict.fromkeys(("codes", "scales", "zero_points", "errors"), out.data_ptr())

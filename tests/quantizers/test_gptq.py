@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laq.core.errors import CalibrationError
+from laq.core.formats import CANDIDATES
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import gptq
-from laq.quantizers.common.clip_search import dequantize_columns
+from laq.quantizers.common.dequantize import dequantize_columns
 from laq.quantizers.gptq import DAMPING, Gptq, inverse_factor
 from laq.quantizers.rtn import RoundToNearest
 
@@ -27,9 +28,10 @@ def damped(hessian, damping=DAMPING):
 
 
 def quantized(method, weight, hessian, n_levels, group_size=32):
-    levels = torch.full((len(weight) // group_size, weight.shape[1]), float(n_levels))
-    codes = method.quantize(weight, method.prepare(hessian), levels, scale_format=ScaleFormat.LOG8)
-    return dequantize_columns(codes.codes, codes.scales, codes.zero_points, ScaleFormat.LOG8)
+    choice = next(i for i, candidate in enumerate(CANDIDATES) if candidate.n_levels == n_levels)
+    choices = torch.full((len(weight) // group_size, weight.shape[1] // 16), choice, dtype=torch.uint8)
+    codes = method.quantize(weight, method.prepare(hessian), choices, scale_format=ScaleFormat.LOG8)
+    return dequantize_columns(codes, choices, ScaleFormat.LOG8)
 
 
 def loss_of(weight, restored, hessian):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from laq.core.groups import TILE_ROWS, TileGrid
+from laq.core.groups import TileGrid
 from laq.core.permutation import index_dtype
 from laq.core.qtensor import QTensor
 from laq.core.scheme import ScaleFormat
@@ -13,7 +13,6 @@ from laq.kernels.reference import pack
 from laq.quantizers.rtn import RoundToNearest
 
 INT4 = 5
-N_LEVELS = {0: 1, 1: 2, 3: 4, 4: 8, 5: 16, 6: 32, 7: 64, 8: 256}
 
 
 def _packed_random(shape, group_size=64, *, choices=INT4, scale_format=ScaleFormat.LOG8, sorts=True, seed=0):
@@ -24,12 +23,10 @@ def _packed_random(shape, group_size=64, *, choices=INT4, scale_format=ScaleForm
     matrix = torch.from_numpy(
         generator.standard_normal((grid.padded_columns, grid.padded_rows)).astype(np.float32)
     )
-    levels = torch.tensor([[float(N_LEVELS[int(c)]) for c in row] for row in chosen.T]).repeat_interleave(
-        TILE_ROWS, 1
-    )
     method = RoundToNearest()
+    by_group = torch.from_numpy(np.ascontiguousarray(chosen.T))
     found = method.quantize(
-        matrix, method.prepare(torch.eye(grid.padded_columns)), levels.contiguous(), scale_format=scale_format
+        matrix, method.prepare(torch.eye(grid.padded_columns)), by_group, scale_format=scale_format
     )
     orders = [generator.permutation(n).astype(index_dtype(n)) if sorts else None for n in shape]
     return pack(

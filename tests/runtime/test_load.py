@@ -19,7 +19,7 @@ from laq.runtime.load import module_of
 from laq.runtime.packed import SECTIONS
 
 SHARD = "packed-00001-of-00001.safetensors"
-COMPUTED = ("scale_base", "tile_starts")
+COMPUTED = ("scale_base", "tile_starts", "zero_offsets")
 """Sections that are not in the file as they are."""
 
 

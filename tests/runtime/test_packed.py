@@ -22,6 +22,7 @@ KEYS = {
     "scale_base",
     "zero_points",
     "tile_starts",
+    "zero_offsets",
     "row_offsets",
     "column_permutation",
     "row_permutation",

@@ -1,5 +1,7 @@
 """Curves are losses: they fall with bits, rise with importance, and forbid what samples cannot support."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,14 @@ from laq.core.formats import CANDIDATES
 from laq.core.groups import TileGrid
 from laq.core.importance import FLOOR_SUPPORT, Importance
 from laq.core.scheme import ScaleFormat
+from laq.kernels.reference import dequantize, pack
 from laq.quantizers import QUANTIZERS
-from laq.quantizers.common.clip_search import dequantize_columns
 from laq.quantizers.common.encode import encode
 from laq.quantizers.common.sorting import sort_weight, sorted_hessian
 from laq.sensitivity.fisher import tile_losses
 
 SHAPE = (48, 128)
-ABSENT, INT2, INT4, INT8 = 0, 3, 5, 8
+ABSENT, INT2, INT4, INT8, TRELLIS2, TRELLIS3, TRELLIS4 = 0, 3, 5, 8, 10, 11, 12
 
 
 def importance_of(rows=None, support=1e6):
@@ -45,20 +47,19 @@ def test_every_tile_has_a_finite_positive_loss_that_falls_with_the_levels(name):
     assert losses.shape == (len(CANDIDATES), 3, 2)
     assert np.isfinite(losses).all()
     assert (losses > 0).all()
-    whole = losses.sum((1, 2))[INT2:]
-    assert (np.diff(whole) < 0).all()
+    whole = losses.sum((1, 2))
+    for family in (whole[INT2 : INT8 + 1], whole[INT8 + 1 :]):
+        assert (np.diff(family) < 0).all()
 
 
 @pytest.mark.parametrize("name", QUANTIZERS.names())
-@pytest.mark.parametrize("choice", [INT2, INT4, INT8])
+@pytest.mark.parametrize("choice", [INT2, INT4, INT8, TRELLIS2, TRELLIS3, TRELLIS4])
 def test_predicted_loss_is_near_the_loss_of_the_encoded_weight(name, choice):
     losses, weight, method, feedback = measured(name)
     tiles = np.full((3, 2), choice, np.uint8)
     (tensor,) = encode([weight], [tiles], method, feedback, columns=None, scale_format=ScaleFormat.LOG8)
-    parts = [
-        torch.from_numpy(np.ascontiguousarray(a.T)) for a in (tensor.codes, tensor.scales, tensor.zero_points)
-    ]
-    error = (dequantize_columns(*parts, ScaleFormat.LOG8) - weight.matrix).double()
+    restored = torch.from_numpy(dequantize(pack(replace(tensor, row_permutation=None))))
+    error = (restored.T - weight.matrix[: SHAPE[1], : SHAPE[0]]).double()
     true = 0.5 * float((((weight.hessian.double() @ error) * error).sum(0) * weight.rows).sum())
     assert 0.6 < float(losses[choice].sum()) / true < 1.7
 

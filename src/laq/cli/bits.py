@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OUTSIDE = "outside blocks"
 THIRDS = ("first third", "middle third", "last third")
+NARROW_FIRST = sorted(CANDIDATES, key=lambda candidate: candidate.n_levels)
 SYMBOLS = {"absent": "0", "ternary": "t"}
 """One character a format in bars; the others are called by their width."""
 
@@ -107,7 +108,7 @@ def by_depth(weights: Sequence[Bits]) -> list[Bits]:
 def by_format(weights: Iterable[Bits]) -> dict[str, int]:
     """Return the number of tiles of each format, narrow ones first."""
     tiles = _sum_tiles(weights)
-    return {candidate.name: tiles[candidate.name] for candidate in CANDIDATES if tiles[candidate.name]}
+    return {candidate.name: tiles[candidate.name] for candidate in NARROW_FIRST if tiles[candidate.name]}
 
 
 def histograms(weights: Sequence[Bits]) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def bar_of(tiles: Mapping[str, int], *, width: int) -> str:
     total = sum(tiles.values())
     if not total:
         return ""
-    names = [candidate.name for candidate in CANDIDATES if tiles.get(candidate.name)]
+    names = [candidate.name for candidate in NARROW_FIRST if tiles.get(candidate.name)]
     # rounding the running sum keeps the width exact
     ends = [round(width * sum(tiles[other] for other in names[: i + 1]) / total) for i in range(len(names))]
     starts = [0, *ends[:-1]]
@@ -153,7 +154,7 @@ def bar_of(tiles: Mapping[str, int], *, width: int) -> str:
 
 
 def symbol_of(name: str) -> str:
-    """Return the character that stands for a format in bars."""
+    """Return the character that stands for a format in bars: the width, of integers and trellises alike."""
     return SYMBOLS.get(name, name[-1])
 
 

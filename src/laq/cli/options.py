@@ -21,6 +21,14 @@ class GroupSize(Enum):
     G128 = "128"
 
 
+class Formats(Enum):
+    """Keys of `laq.core.formats.FAMILIES`."""
+
+    ALL = "all"
+    INTEGER = "integer"
+    TRELLIS = "trellis"
+
+
 class Control(Enum):
     """Legal controls."""
 
@@ -64,6 +72,9 @@ QuantizerName = Annotated[str, typer.Option("--quantizer", help="Method, see `la
 Group = Annotated[GroupSize, typer.Option("--group-size", help="Columns that share a scale.")]
 AllocatorName = Annotated[
     str, typer.Option("--allocator", help="How bytes are spent over units, see `laq methods`.")
+]
+FormatName = Annotated[
+    Formats, typer.Option("--format", help="Number formats that tiles may take, see docs/METHODS.md.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seeds everything that is sampled.")]
 ControlName = Annotated[

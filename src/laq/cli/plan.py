@@ -13,6 +13,8 @@ from laq.cli.options import (
     Bpw,
     ControlName,
     Debug,
+    FormatName,
+    Formats,
     Quiet,
     Seed,
     Size,
@@ -40,6 +42,7 @@ def plan(
     size: Size = None,
     unit: UnitName = Unit.TILE,
     allocator: AllocatorName = "lagrange",
+    formats: FormatName = Formats.ALL,
     control: ControlName = None,
     seed: Seed = 0,
     output: Out = None,
@@ -68,6 +71,7 @@ def plan(
             budget,
             unit=unit,
             allocator=allocator,
+            formats=formats.value,
             control=None if control is None else control.value,
             seed=seed,
         )
@@ -85,15 +89,29 @@ def plan(
 
 
 def _allocate(
-    curves: Curves, budget_bytes: int, *, unit: Unit, allocator: str, control: str | None, seed: int
+    curves: Curves,
+    budget_bytes: int,
+    *,
+    unit: Unit,
+    allocator: str,
+    formats: str,
+    control: str | None,
+    seed: int,
 ) -> Plan:
     """Formats below two bits are used where the budget leaves no choice, as in `laq quantize`."""
     from laq.allocation.common import allocate, size_range
 
-    smallest, _ = size_range(curves, unit=unit, floor=True)
+    smallest, _ = size_range(curves, unit=unit, formats=formats, floor=True)
     floor = budget_bytes >= smallest
     return allocate(
-        curves, budget_bytes, unit=unit, allocator=allocator, control=control, floor=floor, seed=seed
+        curves,
+        budget_bytes,
+        unit=unit,
+        allocator=allocator,
+        formats=formats,
+        control=control,
+        floor=floor,
+        seed=seed,
     )
 
 

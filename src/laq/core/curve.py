@@ -132,6 +132,9 @@ def _weight_curves(
         arrays.get(f"rows:{name}"),
     )
     expected = (len(CANDIDATES), grid.n_row_blocks, grid.n_groups)
+    if len(losses) < len(CANDIDATES):  # measured before the last formats were there
+        missing = np.full((len(CANDIDATES) - len(losses), *losses.shape[1:]), np.inf, np.float32)
+        losses = np.concatenate([losses, missing])
     if losses.shape != expected:
         raise ValueError(f"{name}: losses have shape {losses.shape}, expected {expected}")
     if order:

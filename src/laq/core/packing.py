@@ -16,8 +16,16 @@ from laq.core.scheme import ScaleFormat
 
 BRICK_COLUMNS = 32
 LINE_BYTES = 64
-CODE_BITS = np.array([candidate.code_bits for candidate in CANDIDATES], np.uint8)
-"""Field width of every candidate format, indexed by choice."""
+TAGS = np.array([candidate.tag for candidate in CANDIDATES], np.uint8)
+"""What the tile table says of every candidate format, indexed by choice; 0 where nothing is stored."""
+
+CODE_BITS = np.zeros(256, np.uint8)
+CODE_BITS[TAGS] = [candidate.code_bits for candidate in CANDIDATES]
+"""Width of the codes of a tile, indexed by tag."""
+
+ZERO_POINT_BITS = np.zeros(256, np.uint8)
+ZERO_POINT_BITS[TAGS] = [candidate.zero_point_bits for candidate in CANDIDATES]
+"""Width of the zero points of a tile, indexed by tag."""
 
 LOG_SCALE_BIAS = 128
 """Stored log scale = steps above the row block's base + this bias, one byte."""
@@ -34,17 +42,17 @@ class PackedTensor:
     scale_format : ScaleFormat
         How `scales` are stored.
     payload : uint8 [payload_bytes]
-        Tiles of each row block by falling width, then by column group; absent tiles left out.
+        Tiles of each row block by falling tag, then by column group; absent tiles left out.
     bits : uint8 [n_stored]
-        Width of every stored tile.
+        Tag of every stored tile: the width of its codes, and 16 more for a trellis.
     groups : uint16 [n_stored]
         Column group of every stored tile.
     scales : uint8 [n_stored, 16] for LOG8, float16 [n_stored, 16] for FLOAT16
         Scale of each row of each stored tile.
     scale_base : float16 [n_row_blocks], or None
         Power of two that log scales count from.
-    zero_points : uint8 [sum of 2 * bits]
-        16 zero points a tile, each as wide as the tile's codes, little-endian bit order.
+    zero_points : uint8 [sum of 2 * zero point bits]
+        16 zero points a tile, each as wide as the tile's codes, little-endian bit order; none for a trellis.
     row_offsets : uint64 [n_row_blocks]
         Byte of the payload where each row block starts.
     row_permutation, column_permutation : uint16 or uint32, or None
@@ -104,17 +112,18 @@ def section_specs(
     has_row_permutation : bool
         Whether rows are sorted.
     """
-    bits = CODE_BITS[choices].astype(np.int64)
-    n_stored = int((bits > 0).sum())
-    total_bits = int(bits.sum())
+    tags = TAGS[choices]
+    n_stored = int((tags > 0).sum())
+    code_bits = int(CODE_BITS[tags].sum(dtype=np.int64))
+    zero_point_bits = int(ZERO_POINT_BITS[tags].sum(dtype=np.int64))
     log = scale_format is ScaleFormat.LOG8
     scale_dtype = np.dtype(np.uint8) if log else np.dtype(np.float16)
     specs = [
-        SectionSpec("payload", np.dtype(np.uint8), (total_bits * grid.tile_elements // 8,)),
+        SectionSpec("payload", np.dtype(np.uint8), (code_bits * grid.tile_elements // 8,)),
         SectionSpec("bits", np.dtype(np.uint8), (n_stored,)),
         SectionSpec("groups", np.dtype(np.uint16), (n_stored,)),
         SectionSpec("scales", scale_dtype, (n_stored, TILE_ROWS)),
-        SectionSpec("zero_points", np.dtype(np.uint8), (total_bits * TILE_ROWS // 8,)),
+        SectionSpec("zero_points", np.dtype(np.uint8), (zero_point_bits * TILE_ROWS // 8,)),
         SectionSpec("row_offsets", np.dtype(np.uint64), (grid.n_row_blocks,)),
     ]
     if log:
@@ -127,9 +136,18 @@ def section_specs(
 def tile_offsets(bits: npt.NDArray[np.uint8], grid: TileGrid) -> npt.NDArray[np.int64]:
     """Return the payload byte where each stored tile starts, and the end as a last element.
 
-    bits : uint8 [n_stored]        Returns int64 [n_stored + 1]
+    bits : uint8 [n_stored], tags        Returns int64 [n_stored + 1]
     """
-    sizes = bits.astype(np.int64) * (grid.tile_elements // 8)
+    sizes = CODE_BITS[bits].astype(np.int64) * (grid.tile_elements // 8)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+
+
+def zero_point_offsets(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return the byte where the zero points of each stored tile start, and the end as a last element.
+
+    bits : uint8 [n_stored], tags        Returns int64 [n_stored + 1]
+    """
+    sizes = ZERO_POINT_BITS[bits].astype(np.int64) * (TILE_ROWS // 8)
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
 
@@ -164,8 +182,8 @@ def check_packed(packed: PackedTensor, *, name: str) -> None:
 
 def _tile_problems(packed: PackedTensor) -> list[str]:
     grid, n_stored = packed.grid, len(packed.bits)
-    if n_stored and not np.isin(packed.bits, CODE_BITS[1:]).all():
-        return ["tile width outside of 1, 2, 3, 4, 5, 6, 8 bits"]
+    if n_stored and not np.isin(packed.bits, TAGS[1:]).all():
+        return ["tile width outside of 1, 2, 3, 4, 5, 6, 8 bits, or of 1 to 6 in a trellis"]
     problems = []
     end = int(tile_offsets(packed.bits, grid)[-1])
     if len(packed.payload) != end:
@@ -174,7 +192,7 @@ def _tile_problems(packed: PackedTensor) -> list[str]:
         problems.append(f"column group index beyond the {grid.n_groups} groups")
     if packed.scales.shape != (n_stored, TILE_ROWS):
         problems.append(f"scales have shape {packed.scales.shape}, expected {(n_stored, TILE_ROWS)}")
-    n_zero_bytes = int(packed.bits.astype(np.int64).sum()) * TILE_ROWS // 8
+    n_zero_bytes = int(zero_point_offsets(packed.bits)[-1])
     if len(packed.zero_points) != n_zero_bytes:
         problems.append(f"zero points have {len(packed.zero_points)} bytes, expected {n_zero_bytes}")
     if not problems:

@@ -61,12 +61,12 @@ class QTensor:
     choices : uint8 [n_row_blocks, n_groups]
         Candidate format of every tile, an index into `laq.core.formats.CANDIDATES`.
     codes : uint8 [padded_rows, padded_columns]
-        Unsigned codes; zero where a tile is absent.
+        Unsigned codes, below the number of levels of their tile's format; zero where a tile is absent.
     scales : [padded_rows, n_groups], int16 (eighths of an octave) for LOG8, float16 for FLOAT16
         One scale a group.
     zero_points : float32 [padded_rows, n_groups]
         The point on the scale of codes that stands for zero: a whole number, or for codes of up to
-        `NARROW_BITS` bits a half, see `zero_point_code`.
+        `NARROW_BITS` bits a half, see `zero_point_code`; 128 for a trellis, whose codes choose bytes.
     row_permutation : uint16 or uint32 [n_rows], or None
         Source row of each stored row; None if rows keep their order.
     column_permutation : uint16 or uint32 [n_columns], or None

@@ -9,7 +9,7 @@ from laq.core.formats import Format
 from laq.core.groups import TILE_ROWS
 
 TILE_TABLE_BYTES = 3
-"""Bytes of a stored tile in the tile table: bits (u8) and column-group index (u16)."""
+"""Bytes of a stored tile in the tile table: tag (u8) and column-group index (u16)."""
 
 
 class ScaleFormat(Enum):
@@ -54,5 +54,5 @@ class Scheme:
         if self.format.code_bits == 0:
             return 0
         scales = TILE_ROWS * self.scale_format.size_bytes
-        zero_points = TILE_ROWS * self.format.code_bits // 8
+        zero_points = TILE_ROWS * self.format.zero_point_bits // 8
         return self.payload_bytes + scales + zero_points + TILE_TABLE_BYTES

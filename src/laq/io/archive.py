@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.core.errors import FormatError
+from laq.core.formats.trellis import TAG
 from laq.core.packing import PackedTensor, SectionSpec, check_packed, section_specs
 from laq.core.permutation import IndexArray, index_dtype
 from laq.core.progress import track
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import FolderKind, replaced_folder
 from laq.io.manifest import (
-    ARCHIVE_VERSION,
     MANIFEST,
     Manifest,
     WeightEntry,
@@ -214,7 +214,7 @@ def _manifest_json(
         weights.append(fields)
     content = {
         "format": "laq-archive",
-        "version": ARCHIVE_VERSION,
+        "version": 2 if any((one.bits > TAG).any() for one in packed.values()) else 1,
         "architecture": manifest.architecture,
         "scale_format": manifest.scale_format.value,
         "plan": dict(manifest.plan),

@@ -15,7 +15,8 @@ from laq.core.scheme import ScaleFormat
 from laq.core.storage import MALFORMED
 
 MANIFEST = "laq.json"
-ARCHIVE_VERSION = 1
+ARCHIVE_VERSIONS = (1, 2)
+"""Those that are read; the second has tiles of a trellis. See docs/FORMAT.md."""
 SHARD_NAME = re.compile(r"[\w-][\w.-]*")
 SUMMARY_RESERVE = 6144
 """Bytes kept in laq.json for the plan's summary, provenance and record, whose length is not known before."""
@@ -132,9 +133,9 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != "laq-archive":
             raise ValueError(f"format is {content['format']!r}")
-        if content["version"] != ARCHIVE_VERSION:
+        if content["version"] not in ARCHIVE_VERSIONS:
             raise FormatError(
-                f"{path}: archive version {content['version']!r}, this laq reads {ARCHIVE_VERSION}",
+                f"{path}: archive version {content['version']!r}, this laq reads up to {ARCHIVE_VERSIONS[-1]}",
                 hint="install a newer laq",
             )
         return _manifest_from_json(content)

@@ -17,7 +17,7 @@ from pathlib import Path
 from laq.core.errors import FormatError, RequestError
 from laq.core.threads import MAX_THREADS, usable_threads
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 ENVIRONMENT = "LAQ_KERNELS"
 WITHOUT = "torch"
 """Value of LAQ_KERNELS that leaves the native kernels alone."""
@@ -53,6 +53,7 @@ class Matrix(ctypes.Structure):
         ("octaves", ctypes.c_void_p),
         ("zero_points", ctypes.c_void_p),
         ("tile_starts", ctypes.c_void_p),
+        ("zero_offsets", ctypes.c_void_p),
         ("row_offsets", ctypes.c_void_p),
         ("row_permutation", ctypes.c_void_p),
         ("column_permutation", ctypes.c_void_p),
@@ -61,10 +62,16 @@ class Matrix(ctypes.Structure):
     )
 
 
-class Width(ctypes.Structure):
-    """`laq_width`: a number of levels, and by how much its range is tried smaller."""
+class Format(ctypes.Structure):
+    """`laq_format`: a number format, and by how much its scale is tried smaller."""
 
-    _fields_ = (("n_levels", ctypes.c_int32), ("first_step", ctypes.c_int32), ("last_step", ctypes.c_int32))
+    _fields_ = (
+        ("tag", ctypes.c_int32),
+        ("n_levels", ctypes.c_int32),
+        ("first_step", ctypes.c_int32),
+        ("last_step", ctypes.c_int32),
+        ("terms", ctypes.c_float * 3),
+    )
 
 
 class Source(ctypes.Structure):
@@ -79,8 +86,8 @@ class Source(ctypes.Structure):
         ("values", ctypes.c_void_p),
         ("column_weights", ctypes.c_void_p),
         ("floors", ctypes.c_void_p),
-        ("widths", ctypes.POINTER(Width)),
-        ("n_widths", ctypes.c_int32),
+        ("formats", ctypes.POINTER(Format)),
+        ("n_formats", ctypes.c_int32),
     )
 
 
@@ -268,9 +275,9 @@ def raise_problem(code: int, *, name: str) -> None:
     raise FormatError(f"{name}: {problem}", hint="the archive is damaged: copy or quantize it again")
 
 
-def widths(several: Sequence[tuple[int, int, int]]) -> ctypes.Array[Width]:
-    """Return widths (n_levels, first_step, last_step) side by side, as `Source` takes them."""
-    return (Width * len(several))(*(Width(*one) for one in several))
+def formats(several: Sequence[Format]) -> ctypes.Array[Format]:
+    """Return formats side by side, as `Source` takes them."""
+    return (Format * len(several))(*several)
 
 
 def matrices(several: Sequence[Matrix]) -> ctypes.Array[Matrix]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.core.groups import TILE_ROWS, TileGrid
-from laq.core.packing import PackedTensor, tile_offsets
+from laq.core.packing import CODE_BITS, PackedTensor, tile_offsets
 from laq.core.qtensor import QTensor, UInt8Array
 from laq.kernels import native, reference
 
@@ -26,12 +26,12 @@ def _pack_codes(
     codes: UInt8Array,
     grid: TileGrid,
     order: npt.NDArray[np.int64],
-    bits: UInt8Array,
+    tags: UInt8Array,
 ) -> UInt8Array:
-    codes, bits = np.ascontiguousarray(codes), np.ascontiguousarray(bits)
+    codes, bits = np.ascontiguousarray(codes), CODE_BITS[tags]
     block, group = np.divmod(order, grid.n_groups)
     code_starts = block * (TILE_ROWS * grid.padded_columns) + group * grid.group_size
-    payload_starts = tile_offsets(bits, grid)
+    payload_starts = tile_offsets(tags, grid)
     payload = np.empty(int(payload_starts[-1]), np.uint8)
     tiles = native.Tiles(
         n_tiles=len(bits),

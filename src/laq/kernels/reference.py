@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laq.core.formats import TRELLISES
+from laq.core.formats.trellis import MIDDLE, TAG, windows
 from laq.core.groups import TILE_ROWS, TileGrid
 from laq.core.packing import (
     BRICK_COLUMNS,
     CODE_BITS,
     LINE_BYTES,
     LOG_SCALE_BIAS,
+    TAGS,
+    ZERO_POINT_BITS,
     PackedTensor,
     tile_offsets,
     tile_row_blocks,
@@ -87,32 +91,32 @@ def unpack_bricks(lines: UInt8Array, bits: int) -> UInt8Array:
     return np.ascontiguousarray(split).reshape(n, TILE_ROWS, n_bricks * BRICK_COLUMNS)
 
 
-def stored_order(bits: UInt8Array) -> npt.NDArray[np.int64]:
-    """Return flat indices of the stored tiles: by row block, then falling width, then column group.
+def stored_order(tags: UInt8Array) -> npt.NDArray[np.int64]:
+    """Return flat indices of the stored tiles: by row block, then falling tag, then column group.
 
-    bits : uint8 [n_row_blocks, n_groups]
+    tags : uint8 [n_row_blocks, n_groups]
     """
-    n_groups = bits.shape[1]
-    order = np.argsort(-bits.astype(np.int16), axis=1, kind="stable")
-    flat = (order + np.arange(len(bits))[:, None] * n_groups).ravel()
-    return np.asarray(flat[bits.ravel()[flat] > 0])
+    n_groups = tags.shape[1]
+    order = np.argsort(-tags.astype(np.int16), axis=1, kind="stable")
+    flat = (order + np.arange(len(tags))[:, None] * n_groups).ravel()
+    return np.asarray(flat[tags.ravel()[flat] > 0])
 
 
 def pack_codes(
-    codes: UInt8Array, grid: TileGrid, order: npt.NDArray[np.int64], bits: UInt8Array
+    codes: UInt8Array, grid: TileGrid, order: npt.NDArray[np.int64], tags: UInt8Array
 ) -> UInt8Array:
     """Pack the stored tiles of a matrix one after the other.
 
     Parameters
     ----------
     codes : uint8 [padded_rows, padded_columns]
-        Codes below 2 ** bits of their tile.
+        Codes below 2 ** width of their tile.
     grid : TileGrid
         Shape and group size.
     order : int64 [n_stored]
         Flat indices of the stored tiles.
-    bits : uint8 [n_stored]
-        Their widths.
+    tags : uint8 [n_stored]
+        What the tile table says of them.
 
     Returns
     -------
@@ -120,31 +124,31 @@ def pack_codes(
         Lines of bits.
     """
     tiles = _tiles(codes, grid)[order]
-    starts = tile_offsets(bits, grid)
+    starts = tile_offsets(tags, grid)
     payload = np.empty(int(starts[-1]), np.uint8)
-    for width in np.unique(bits):
-        which = np.flatnonzero(bits == width)
-        packed = pack_bricks(tiles[which], int(width)).reshape(len(which), -1)
+    for tag in np.unique(tags):
+        which = np.flatnonzero(tags == tag)
+        packed = pack_bricks(tiles[which], int(CODE_BITS[tag])).reshape(len(which), -1)
         payload[starts[which, None] + np.arange(packed.shape[1])] = packed
     return payload
 
 
 def pack(tensor: QTensor, *, pack_codes: PackCodes = pack_codes) -> PackedTensor:
     """Return the bytes of a quantized matrix; `pack_codes` may be another way to the same payload."""
-    grid, bits = tensor.grid, CODE_BITS[tensor.choices]
-    order = stored_order(bits)
-    stored_bits = bits.ravel()[order]
-    row_bytes = bits.astype(np.int64).sum(1) * (grid.tile_elements // 8)
+    grid, tags = tensor.grid, TAGS[tensor.choices]
+    order = stored_order(tags)
+    stored_tags = tags.ravel()[order]
+    row_bytes = CODE_BITS[tags].astype(np.int64).sum(1) * (grid.tile_elements // 8)
     scales, scale_base = _store_scales(tensor, order)
     return PackedTensor(
         grid=grid,
         scale_format=tensor.scale_format,
-        payload=pack_codes(tensor.codes, grid, order, stored_bits),
-        bits=stored_bits,
+        payload=pack_codes(tensor.codes, grid, order, stored_tags),
+        bits=stored_tags,
         groups=(order % grid.n_groups).astype(np.uint16),
         scales=scales,
         scale_base=scale_base,
-        zero_points=_pack_zero_points(_by_tile(tensor.zero_points, grid)[order], stored_bits),
+        zero_points=_pack_zero_points(_by_tile(tensor.zero_points, grid)[order], stored_tags),
         row_offsets=(np.cumsum(row_bytes) - row_bytes).astype(np.uint64),
         row_permutation=tensor.row_permutation,
         column_permutation=tensor.column_permutation,
@@ -183,22 +187,23 @@ def _store_scales(
     return stored.astype(np.uint8), np.ldexp(np.float64(1), octaves).astype(np.float16)
 
 
-def _pack_zero_points(zero_points: npt.NDArray[np.float32], bits: UInt8Array) -> UInt8Array:
-    """16 zero points a tile, `bits` wide each; [n_stored, 16] to uint8 [sum of 2 * bits]."""
-    shifts = np.arange(8, dtype=np.uint8)
+def _pack_zero_points(zero_points: npt.NDArray[np.float32], tags: UInt8Array) -> UInt8Array:
+    """16 zero points a tile, as wide as its codes; [n_stored, 16] to uint8 [sum of 2 * widths]."""
+    shifts, bits = np.arange(8, dtype=np.uint8), ZERO_POINT_BITS[tags]
     codes = zero_point_code(zero_points, bits[:, None])
     planes = (codes[:, :, None] >> shifts) & 1  # [n, 16, 8], least significant bit first
     kept = shifts[None, None, :] < bits[:, None, None]
     return np.packbits(planes[np.broadcast_to(kept, planes.shape)], bitorder="little")
 
 
-def unpack_zero_points(stored: UInt8Array, bits: UInt8Array) -> npt.NDArray[np.float32]:
-    """Return zero points float32 [n_stored, 16] from their packed bits."""
+def unpack_zero_points(stored: UInt8Array, tags: UInt8Array) -> npt.NDArray[np.float32]:
+    """Return zero points float32 [n_stored, 16] from their packed bits; those of a trellis are not stored."""
+    bits = ZERO_POINT_BITS[tags]
     planes = np.zeros((len(bits), TILE_ROWS, 8), np.uint8)
     kept = np.broadcast_to(np.arange(8)[None, None, :] < bits[:, None, None], planes.shape)
     planes[kept] = np.unpackbits(stored, bitorder="little")
     codes = np.packbits(planes, axis=2, bitorder="little")[:, :, 0]
-    return zero_point_value(codes, bits[:, None])
+    return np.where(bits[:, None] > 0, zero_point_value(codes, bits[:, None]), np.float32(MIDDLE))
 
 
 def stored_scales(packed: PackedTensor) -> npt.NDArray[np.float32]:
@@ -215,21 +220,32 @@ def unpack_tiles(packed: PackedTensor) -> UInt8Array:
     """Return the codes of the stored tiles; uint8 [n_stored, 16, group_size]."""
     grid = packed.grid
     codes = np.empty((len(packed.bits), TILE_ROWS, grid.group_size), np.uint8)
-    sizes = packed.bits.astype(np.int64) * (grid.tile_elements // 8)
-    starts = np.cumsum(sizes) - sizes
-    for width in np.unique(packed.bits):
-        which = np.flatnonzero(packed.bits == width)
-        n_bytes = int(width) * grid.tile_elements // 8
+    starts = tile_offsets(packed.bits, grid)[:-1]
+    for tag in np.unique(packed.bits):
+        which, width = np.flatnonzero(packed.bits == tag), int(CODE_BITS[tag])
+        n_bytes = width * grid.tile_elements // 8
         lines = packed.payload[starts[which, None] + np.arange(n_bytes)]
-        shape = (len(which), grid.group_size // BRICK_COLUMNS, int(width), LINE_BYTES)
-        codes[which] = unpack_bricks(lines.reshape(shape), int(width))
+        shape = (len(which), grid.group_size // BRICK_COLUMNS, width, LINE_BYTES)
+        codes[which] = unpack_bricks(lines.reshape(shape), width)
     return codes
+
+
+def levels_of(codes: UInt8Array, tags: UInt8Array) -> UInt8Array:
+    """Return what codes stand for on the scale of zero points: themselves, or entries of a trellis' table.
+
+    codes : uint8 [n, 16, group_size]        tags : uint8 [n]        Returns the shape of codes
+    """
+    levels = codes.copy()
+    for tag in np.unique(tags[tags >= TAG]):
+        which, width = tags == tag, int(CODE_BITS[tag])
+        levels[which] = TRELLISES[width].table[windows(codes[which], width)]
+    return levels
 
 
 def dequantize(packed: PackedTensor) -> npt.NDArray[np.float32]:
     """Return the matrix in the source's order of rows and columns; float32 [n_rows, n_columns]."""
     grid = packed.grid
-    centred = unpack_tiles(packed).astype(np.float32)
+    centred = levels_of(unpack_tiles(packed), packed.bits).astype(np.float32)
     centred -= unpack_zero_points(packed.zero_points, packed.bits)[:, :, None]
     tiles = np.zeros((grid.n_row_blocks, grid.n_groups, TILE_ROWS, grid.group_size), np.float32)
     tiles[tile_row_blocks(packed), packed.groups] = centred * stored_scales(packed)[:, :, None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from laq.core.formats import TRELLISES
+from laq.core.formats.trellis import CHAINS, TAG, WINDOW_BITS
 from laq.core.groups import TILE_ROWS
 from laq.core.packing import BRICK_COLUMNS, LINE_BYTES
 from laq.core.qtensor import NARROW_BITS
@@ -26,6 +28,20 @@ def decode_bricks(lines: torch.Tensor, bits: int) -> torch.Tensor:
     assert lanes is not None
     split = lanes.view(n, n_bricks, SLOTS, TILE_ROWS, 4).permute(0, 3, 1, 2, 4)
     return split.reshape(n, TILE_ROWS, n_bricks * BRICK_COLUMNS)
+
+
+def decode_levels(codes: torch.Tensor, tag: int) -> torch.Tensor:
+    """Return what codes uint8 [n, 16, group_size] stand for: themselves, or entries of a trellis' table."""
+    if tag < TAG:
+        return codes
+    trellis, (n, _, group_size) = TRELLISES[tag - TAG], codes.shape
+    chains = codes.view(n, TILE_ROWS, -1, CHAINS).transpose(1, 2).reshape(n, -1, CHAINS).int()
+    windows = chains.clone()
+    for back in range(1, -(-WINDOW_BITS // trellis.code_bits)):
+        windows[:, back:] |= chains[:, :-back] << (trellis.code_bits * back)
+    table = torch.from_numpy(trellis.table.copy()).to(codes.device)
+    levels = table[(windows & (len(table) - 1)).long()]
+    return levels.view(n, group_size // CHAINS, TILE_ROWS, CHAINS).transpose(1, 2).reshape(codes.shape)
 
 
 def decode_zero_points(stored: torch.Tensor, bits: int) -> torch.Tensor:

@@ -28,7 +28,7 @@ class Codes:
     scales : int16 (eighths of an octave) or float16 [groups, rows]
         One scale a group.
     zero_points : float32 [groups, rows]
-        The point on the scale of codes that stands for zero; see `laq.core.qtensor`.
+        The point on the scale of codes that stands for zero; see `laq.core.qtensor.QTensor`.
     """
 
     codes: torch.Tensor
@@ -67,13 +67,13 @@ class Quantizer(ABC):
 
     @abstractmethod
     def quantize(
-        self, weight: torch.Tensor, feedback: Feedback, n_levels: torch.Tensor, *, scale_format: ScaleFormat
+        self, weight: torch.Tensor, feedback: Feedback, choices: torch.Tensor, *, scale_format: ScaleFormat
     ) -> Codes:
         """Choose codes, scales and zero points.
 
         weight : [columns, rows], float32, in the order of processing, padded to whole groups
         feedback : what `prepare` returned for the columns in the same order
-        n_levels : [groups, rows], float32, number of values a code may take (1: absent)
+        choices : [groups, row blocks], uint8, candidate format of every tile
         """
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, final
 import torch
 
 from laq.core.errors import CalibrationError
+from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
 from laq.quantizers.common.clip_search import scale_floor
@@ -44,12 +45,14 @@ class Gptq(Quantizer):
         return Feedback((factor.diagonal().pow(-2) * hessian.diagonal()).sqrt(), factor)
 
     def quantize(
-        self, weight: torch.Tensor, feedback: Feedback, n_levels: torch.Tensor, *, scale_format: ScaleFormat
+        self, weight: torch.Tensor, feedback: Feedback, choices: torch.Tensor, *, scale_format: ScaleFormat
     ) -> Codes:
         """Choose codes, scales and zero points; see `Quantizer.quantize`."""
         parts = [
-            _quantize_rows(part.clone(memory_format=torch.contiguous_format), feedback, levels, scale_format)
-            for part, levels in zip(weight.split(CHUNK_ROWS, 1), n_levels.split(CHUNK_ROWS, 1), strict=True)
+            _quantize_rows(part.clone(memory_format=torch.contiguous_format), feedback, chosen, scale_format)
+            for part, chosen in zip(
+                weight.split(CHUNK_ROWS, 1), choices.split(CHUNK_ROWS // TILE_ROWS, 1), strict=True
+            )
         ]
         return Codes(
             codes=torch.cat([part.codes for part in parts], 1),
@@ -59,12 +62,12 @@ class Gptq(Quantizer):
 
 
 def _quantize_rows(
-    remaining: torch.Tensor, feedback: Feedback, n_levels: torch.Tensor, scale_format: ScaleFormat
+    remaining: torch.Tensor, feedback: Feedback, choices: torch.Tensor, scale_format: ScaleFormat
 ) -> Codes:
     """Quantize [columns, rows] group by group, in place."""
     factor = feedback.factor
     assert factor is not None
-    groups, rows = n_levels.shape
+    groups, rows = len(choices), remaining.shape[1]
     group_size = len(remaining) // groups
     codes = torch.empty(remaining.shape, dtype=torch.uint8)
     scales, zeros = [], torch.empty((groups, rows))
@@ -73,7 +76,7 @@ def _quantize_rows(
         here = slice(group * group_size, (group + 1) * group_size)
         rounded = rounding.round(
             remaining[here],
-            n_levels[group],
+            choices[group],
             feedback.column_weights[here],
             floor=floor,
             factor=factor[here, here],

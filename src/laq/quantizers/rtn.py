@@ -24,10 +24,10 @@ class RoundToNearest(Quantizer):
         return Feedback(hessian.diagonal().clone(), None)
 
     def quantize(
-        self, weight: torch.Tensor, feedback: Feedback, n_levels: torch.Tensor, *, scale_format: ScaleFormat
+        self, weight: torch.Tensor, feedback: Feedback, choices: torch.Tensor, *, scale_format: ScaleFormat
     ) -> Codes:
         """Choose codes, scales and zero points; see `Quantizer.quantize`."""
-        groups, rows = n_levels.shape
+        groups, rows = len(choices), weight.shape[1]
         blocks = weight.view(groups, -1, rows)
         weights = feedback.column_weights.view(groups, -1)
         codes = torch.empty(blocks.shape, dtype=torch.uint8)
@@ -35,7 +35,7 @@ class RoundToNearest(Quantizer):
         rounding, floor = engine(), scale_floor(weight)
         for group, block in enumerate(blocks):
             rounded = rounding.round(
-                block, n_levels[group], weights[group], floor=floor, factor=None, scale_format=scale_format
+                block, choices[group], weights[group], floor=floor, factor=None, scale_format=scale_format
             )
             codes[group], zeros[group] = rounded.codes, rounded.zero_points
             scales.append(rounded.scales)

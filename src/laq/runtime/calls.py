@@ -160,8 +160,8 @@ def call_rows(
     return out
 
 
-def call_unpack(payload: torch.Tensor, first_lines: torch.Tensor, bits: int, group_size: int) -> torch.Tensor:
-    """Return the codes of tiles of one width; uint8 [n, 16, group_size].
+def call_unpack(payload: torch.Tensor, first_lines: torch.Tensor, tag: int, group_size: int) -> torch.Tensor:
+    """Return the levels of tiles with one tag; uint8 [n, 16, group_size].
 
     Parameters
     ----------
@@ -169,24 +169,24 @@ def call_unpack(payload: torch.Tensor, first_lines: torch.Tensor, bits: int, gro
         Of a checked matrix.
     first_lines : int64 [n]
         Where each tile starts.
-    bits : int
-        Their width.
+    tag : int
+        What the tile table says of them.
     group_size : int
         Columns of a tile.
     """
     library = native.library()
     assert library is not None
     n = len(first_lines)
-    codes = torch.empty((n, TILE_ROWS, group_size), dtype=torch.uint8)
-    widths = torch.full((n,), bits, dtype=torch.uint8)
+    levels = torch.empty((n, TILE_ROWS, group_size), dtype=torch.uint8)
+    tags = torch.full((n,), tag, dtype=torch.uint8)
     code_starts, payload_starts = torch.arange(n) * (TILE_ROWS * group_size), first_lines * LINE_BYTES
     tiles = native.Tiles(
         n_tiles=n,
         group_size=group_size,
-        bits=widths.data_ptr(),
+        bits=tags.data_ptr(),
         code_starts=code_starts.data_ptr(),
         stride=group_size,
         payload_starts=payload_starts.data_ptr(),
     )
-    library.unpack(tiles, payload.data_ptr(), codes.data_ptr())
-    return codes
+    library.unpack(tiles, payload.data_ptr(), levels.data_ptr())
+    return levels

@@ -14,12 +14,22 @@ import torch
 from torch import nn
 
 from laq.core.errors import FormatError, RequestError
+from laq.core.formats.trellis import MIDDLE
 from laq.core.groups import TILE_ROWS, TileGrid
-from laq.core.packing import LINE_BYTES, LOG_SCALE_BIAS, PackedTensor, tile_offsets, tile_row_blocks
-from laq.core.qtensor import LOG_STEPS
+from laq.core.packing import (
+    CODE_BITS,
+    LINE_BYTES,
+    LOG_SCALE_BIAS,
+    ZERO_POINT_BITS,
+    PackedTensor,
+    tile_offsets,
+    tile_row_blocks,
+    zero_point_offsets,
+)
+from laq.core.qtensor import LOG_STEPS, UInt8Array
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
-from laq.kernels.torch_decode import decode_bricks, decode_zero_points
+from laq.kernels.torch_decode import decode_bricks, decode_levels, decode_zero_points
 from laq.runtime.arena import Arena, Memory
 from laq.runtime.calls import call_unpack, can_unpack
 
@@ -35,6 +45,7 @@ SECTIONS = (
     "scale_base",
     "zero_points",
     "tile_starts",
+    "zero_offsets",
     "row_offsets",
     "row_permutation",
     "column_permutation",
@@ -121,6 +132,7 @@ def checked_matrix(
         octaves=at["scale_base"],
         zero_points=at["zero_points"],
         tile_starts=at["tile_starts"],
+        zero_offsets=at["zero_offsets"],
         row_offsets=at["row_offsets"],
         row_permutation=at["row_permutation"],
         column_permutation=at["column_permutation"],
@@ -152,6 +164,7 @@ def _check_arrays(
         "scales": ((torch.uint8 if log else torch.int16,), n_tiles * TILE_ROWS),
         "zero_points": ((torch.uint8,), None),
         "tile_starts": ((torch.int32,), n_blocks + 1),
+        "zero_offsets": ((torch.int64,), n_blocks),
         "row_offsets": ((torch.int64,), n_blocks),
         "scale_base": ((torch.int8,), n_blocks),
         "row_permutation": (indices, n_rows),
@@ -194,6 +207,7 @@ class PackedWeight(nn.Module):
     scale_base: torch.Tensor | None
     zero_points: torch.Tensor
     tile_starts: torch.Tensor
+    zero_offsets: torch.Tensor
     row_offsets: torch.Tensor
     column_permutation: torch.Tensor | None
     row_permutation: torch.Tensor | None
@@ -216,6 +230,8 @@ class PackedWeight(nn.Module):
         blocks = tile_row_blocks(packed)
         starts = np.searchsorted(blocks, np.arange(packed.grid.n_row_blocks + 1))
         self.register_buffer("tile_starts", torch.from_numpy(starts.astype(np.int32)))
+        zero_offsets = zero_point_offsets(packed.bits)[starts[:-1]]
+        self.register_buffer("zero_offsets", torch.from_numpy(zero_offsets))
         self.register_buffer("row_offsets", torch.from_numpy(place(packed.row_offsets).view(np.int64)))
         columns, rows = packed.column_permutation, packed.row_permutation
         # a copy: siblings share the file's, and a change of one would not be seen by the others
@@ -240,12 +256,11 @@ class PackedWeight(nn.Module):
         tiles, block_of = self._tiles_of(blocks)
         out = torch.zeros(len(blocks), grid.n_groups, TILE_ROWS, grid.group_size, device=self.payload.device)
         lines, zero_bytes = self._positions(tiles)
-        widths = self.bits[tiles]
-        for bits in torch.unique(widths).tolist():
-            which = (widths == bits).nonzero()[:, 0]
-            codes = self._codes(lines[which], bits)
-            zeros = decode_zero_points(self._zero_bytes(zero_bytes[which], bits), bits)
-            values = codes.float().sub_(zeros[:, :, None])
+        tags = self.bits[tiles]
+        for tag in torch.unique(tags).tolist():
+            which = (tags == tag).nonzero()[:, 0]
+            values = self._levels(lines[which], tag).float()
+            values.sub_(self._zero_points(zero_bytes[which], tag))
             values.mul_(self._scales(tiles[which], blocks[block_of[which]])[:, :, None])
             out[block_of[which], self.groups[tiles[which]].long() & 0xFFFF] = (
                 values  # int16 holds the bits of u16
@@ -300,20 +315,32 @@ class PackedWeight(nn.Module):
 
     def _positions(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """First payload line and first zero-point byte of each tile: sums of the widths before it."""
-        ends = torch.cumsum(self.bits, 0, dtype=torch.int32)
-        before = (ends - self.bits)[tiles].long()
-        return before * (self.grid.tile_elements // (8 * LINE_BYTES)), before * (TILE_ROWS // 8)
+        per_line, per_byte = self.grid.tile_elements // (8 * LINE_BYTES), TILE_ROWS // 8
+        return self._before(CODE_BITS, tiles) * per_line, self._before(ZERO_POINT_BITS, tiles) * per_byte
 
-    def _codes(self, first_lines: torch.Tensor, bits: int) -> torch.Tensor:
+    def _before(self, of_tag: UInt8Array, tiles: torch.Tensor) -> torch.Tensor:
+        """Sum of a number of bits over all tiles before each; int64."""
+        bits = torch.from_numpy(of_tag).to(self.bits.device)[self.bits.long()]
+        return (torch.cumsum(bits, 0, dtype=torch.int64) - bits)[tiles]
+
+    def _levels(self, first_lines: torch.Tensor, tag: int) -> torch.Tensor:
+        """Return what the codes of tiles stand for on the scale of zero points; uint8 [n, 16, group_size]."""
         if can_unpack(self.payload):
             self.matrix()  # checked: the kernels trust widths
-            return call_unpack(self.payload, first_lines, bits, self.grid.group_size)
-        n_lines = bits * self.grid.tile_elements // (8 * LINE_BYTES)
+            return call_unpack(self.payload, first_lines, tag, self.grid.group_size)
+        width = int(CODE_BITS[tag])
+        n_lines = width * self.grid.tile_elements // (8 * LINE_BYTES)
         index = first_lines[:, None] + torch.arange(n_lines, device=first_lines.device)
-        return decode_bricks(self.payload[index].view(len(first_lines), -1, bits, LINE_BYTES), bits)
+        lines = self.payload[index].view(len(first_lines), -1, width, LINE_BYTES)
+        return decode_levels(decode_bricks(lines, width), tag)
 
-    def _zero_bytes(self, first: torch.Tensor, bits: int) -> torch.Tensor:
-        return self.zero_points[first[:, None] + torch.arange(2 * bits, device=first.device)]
+    def _zero_points(self, first: torch.Tensor, tag: int) -> torch.Tensor | float:
+        """Return zero points as they are taken from levels; float32 [n, 16, 1]."""
+        width = int(ZERO_POINT_BITS[tag])
+        if width == 0:
+            return float(MIDDLE)
+        stored = self.zero_points[first[:, None] + torch.arange(2 * width, device=first.device)]
+        return decode_zero_points(stored, width)[:, :, None]
 
     def _scales(self, tiles: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
         """Scale of each row of each tile; float32 [n, 16]."""

@@ -2,7 +2,8 @@
 
 The loss of a change dW is 1/2 sum_i G_i dW_i H dW_i'. The quantizer says what a squared rounding error in
 each column costs under its own feedback; the clip search that it will use says how large that error is. A
-short run of the quantizer itself, at two widths on a sample of rows, corrects what is left.
+short run of the quantizer itself, at two widths of every family of formats on a sample of rows, corrects
+what is left.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, TRELLISES, Format
 from laq.core.formats.integer import INT2, INT4
 from laq.core.groups import TILE_ROWS
 from laq.core.importance import FLOOR_SUPPORT, Importance
 from laq.core.permutation import IndexArray
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Feedback, Quantizer
-from laq.quantizers.common.clip_search import dequantize_columns, scale_floor
+from laq.quantizers.common.clip_search import scale_floor
+from laq.quantizers.common.dequantize import dequantize_columns
 from laq.quantizers.common.engines import engine
 from laq.quantizers.common.sorting import SortedWeight
 
-CORRECTION_CHOICES = (CANDIDATES.index(INT2), CANDIDATES.index(INT4))
-CORRECTION_BITS = (INT2.code_bits, INT4.code_bits)
-"""Widths at which error feedback is run; in between the gain is interpolated."""
+CORRECTION_FORMATS: tuple[tuple[Format, Format], ...] = ((INT2, INT4), (TRELLISES[2], TRELLISES[4]))
+"""Two of each family, with which error feedback is run; in between the gain is interpolated."""
+
+CORRECTION_CHOICES = [CANDIDATES.index(each) for family in CORRECTION_FORMATS for each in family]
 
 CORRECTION_ROW_BLOCKS = 6
 
@@ -74,17 +77,21 @@ def _correction(
     losses: npt.NDArray[np.float32],
     scale_format: ScaleFormat,
 ) -> npt.NDArray[np.float32]:
-    """Measured over predicted loss, from two widths on a sample of row blocks; [n_candidates]."""
+    """Measured over predicted loss, from two widths a family on a sample of row blocks; [n_candidates]."""
     n_blocks = weight.grid.n_row_blocks
     picked = np.unique(np.linspace(0, n_blocks - 1, min(CORRECTION_ROW_BLOCKS, n_blocks)).astype(np.int64))
     index = torch.from_numpy((picked[:, None] * TILE_ROWS + np.arange(TILE_ROWS)).ravel())
     sample = SortedWeight(weight.grid, weight.matrix[:, index], weight.hessian, weight.rows[index], None)
     measured = _losses_with_feedback(sample, quantizer, feedback, scale_format)
-    predicted = losses[list(CORRECTION_CHOICES)][:, picked].sum((1, 2), dtype=np.float64)
+    predicted = losses[CORRECTION_CHOICES][:, picked].sum((1, 2), dtype=np.float64)
     if not (predicted > 0).all() or not (measured > 0).all():
         return np.ones(len(CANDIDATES), np.float32)
-    widths = np.array([max(candidate.code_bits, 1) for candidate in CANDIDATES])
-    ratios = np.interp(widths, CORRECTION_BITS, np.log(measured / predicted))
+    by_family = np.split(np.log(measured / predicted), len(CORRECTION_FORMATS))
+    ratios = np.zeros(len(CANDIDATES))
+    for family, logarithms in zip(CORRECTION_FORMATS, by_family, strict=True):
+        members = [i for i, candidate in enumerate(CANDIDATES) if isinstance(candidate, type(family[0]))]
+        widths = [max(CANDIDATES[i].code_bits, 1) for i in members]
+        ratios[members] = np.interp(widths, [each.code_bits for each in family], logarithms)
     return np.asarray(np.exp(ratios), np.float32)
 
 
@@ -93,11 +100,11 @@ def _losses_with_feedback(
 ) -> npt.NDArray[np.float64]:
     """Loss of the sample under the full hessian, after the quantizer itself, at each correction width."""
     n = sample.matrix.shape[1]
-    levels = torch.tensor([float(CANDIDATES[choice].n_levels) for choice in CORRECTION_CHOICES])
-    both = sample.matrix.repeat(1, len(CORRECTION_CHOICES))
-    n_levels = levels.repeat_interleave(n).expand(sample.grid.n_groups, -1).contiguous()
-    codes = quantizer.quantize(both, feedback, n_levels, scale_format=scale_format)
-    error = dequantize_columns(codes.codes, codes.scales, codes.zero_points, scale_format) - both
+    repeated = sample.matrix.repeat(1, len(CORRECTION_CHOICES))
+    of_blocks = torch.tensor(CORRECTION_CHOICES, dtype=torch.uint8).repeat_interleave(n // TILE_ROWS)
+    choices = of_blocks.expand(sample.grid.n_groups, -1).contiguous()
+    codes = quantizer.quantize(repeated, feedback, choices, scale_format=scale_format)
+    error = dequantize_columns(codes, choices, scale_format) - repeated
     by_row = ((sample.hessian @ error) * error).sum(0).view(len(CORRECTION_CHOICES), n)
     return np.asarray((0.5 * sample.rows * by_row).sum(1).double().numpy())
 

@@ -12,7 +12,7 @@ from laq.allocation import ALLOCATORS
 from laq.core.budget import bytes_to_bpw
 from laq.core.curve import Curves, WeightCurves
 from laq.core.errors import BudgetError, RequestError
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, formats_of
 from laq.core.groups import TileGrid
 from laq.core.packing import SectionSpec, section_specs
 from laq.core.plan import Plan, WeightPlan
@@ -42,6 +42,7 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     *,
     unit: Unit = Unit.TILE,
     allocator: str = "lagrange",
+    formats: str = "all",
     control: str | None = None,
     floor: bool = True,
     seed: int = 0,
@@ -58,6 +59,9 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
         What shares one decision.
     allocator : str
         Method, see `laq methods`.
+    formats : str
+        Family of formats that tiles may take, a key of `laq.core.formats.FAMILIES`; beside it a tile may be
+        absent.
     control : str, optional
         "permuted": shuffle the losses between units first, to see what the signal is worth.
     floor : bool
@@ -72,10 +76,10 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     BudgetError
         If the budget is below the smallest or above the original size; says the possible range.
     """
-    smallest, largest = size_range(curves, unit=unit, floor=floor)
+    smallest, largest = size_range(curves, unit=unit, formats=formats, floor=floor)
     if not smallest <= budget_bytes <= largest:
         raise _out_of_range(curves, budget_bytes, smallest, largest)
-    units = _units(curves, unit, floor=floor)
+    units = _units(curves, unit, formats=formats, floor=floor)
     guide = units.losses if control is None else _permuted(units, control, seed)
     left = budget_bytes - _fixed_bytes(curves, unit)
     choice = ALLOCATORS.get(allocator)().choose(guide, units.costs, left)
@@ -101,9 +105,9 @@ def count_units(grids: Iterable[TileGrid], unit: Unit) -> int:
     return sum({Unit.TILE: g.n_tiles, Unit.ROW: g.n_row_blocks, Unit.TENSOR: 1}[unit] for g in grids)
 
 
-def size_range(curves: Curves, *, unit: Unit, floor: bool) -> tuple[int, int]:
+def size_range(curves: Curves, *, unit: Unit, formats: str = "all", floor: bool) -> tuple[int, int]:
     """Return the smallest possible archive and the largest sensible budget, in bytes."""
-    units = _units(curves, unit, floor=floor)
+    units = _units(curves, unit, formats=formats, floor=floor)
     cheapest = np.where(np.isfinite(units.losses), units.costs.astype(np.float64), np.inf).min(0)
     return _fixed_bytes(curves, unit) + int(cheapest.sum()), curves.original_bytes
 
@@ -125,15 +129,20 @@ def _out_of_range(curves: Curves, budget_bytes: int, smallest: int, largest: int
     )
 
 
-def _units(curves: Curves, unit: Unit, *, floor: bool) -> _Units:
+def _allowed(formats: str, *, floor: bool) -> npt.NDArray[np.bool_]:
+    """Say which candidates a plan may use."""
+    above = [c.n_levels >= FLOOR_LEVELS or not floor for c in CANDIDATES]
+    return np.asarray(np.array(formats_of(formats)) & np.array(above))
+
+
+def _units(curves: Curves, unit: Unit, *, formats: str, floor: bool) -> _Units:
     parts = [_weight_units(weight, curves.scale_format, unit) for weight in curves.weights]
     joined = _Units(
         losses=np.concatenate([part.losses for part in parts], 1),
         costs=np.concatenate([part.costs for part in parts], 1),
         sizes=np.concatenate([part.sizes for part in parts]),
     )
-    if floor:
-        joined.losses[[candidate.n_levels < FLOOR_LEVELS for candidate in CANDIDATES]] = np.inf
+    joined.losses[~_allowed(formats, floor=floor)] = np.inf
     return _summed(joined, joined.losses.shape[1]) if unit is Unit.NETWORK else joined
 
 

@@ -28,6 +28,16 @@ class Integer:
     code_bits: int
     n_levels: int
 
+    @property
+    def zero_point_bits(self) -> int:
+        """Width of the zero point of a group."""
+        return self.code_bits
+
+    @property
+    def tag(self) -> int:
+        """What the tile table says: the width."""
+        return self.code_bits
+
 
 ABSENT = Integer("absent", 0, 1)
 INT1 = Integer("int1", 1, 2)

@@ -113,7 +113,7 @@ def _search_rows(
     scaled = block * scales.reciprocal()[:, None]
     shifted = scaled[:, None] + zeros[:, None]  # [n_steps, n_zeros, group_size, rows]
     difference = shifted.round().clamp_(min=0, max=n_levels - 1).sub_(shifted)
-    errors = _weighted_sum_(difference, column_weights).mul_((scales * scales)[:, None]).flatten(0, 1)
+    errors = weighted_sum_(difference, column_weights).mul_((scales * scales)[:, None]).flatten(0, 1)
     best = errors.argmin(0, keepdim=True)  # the first of equal ones
     step, zero = best // len(zeros), best % len(zeros)
     chosen = (scales.gather(0, step), stored.gather(0, step), zeros.gather(0, zero), errors.gather(0, best))
@@ -136,11 +136,11 @@ def scale_floor(matrix: torch.Tensor) -> torch.Tensor:
     lie within the 32 octaves that one byte spans.
     """
     largest = torch.maximum(matrix.amax(0), -matrix.amin(0)).view(-1, TILE_ROWS).amax(1)
-    steps = torch.where(largest > 0, _steps_up(largest) - LOG_STEPS * DYNAMIC_OCTAVES, ZERO_LOG_SCALE)
+    steps = torch.where(largest > 0, steps_up(largest) - LOG_STEPS * DYNAMIC_OCTAVES, ZERO_LOG_SCALE)
     return steps.clamp_(MIN_LOG_SCALE, MAX_LOG_SCALE).repeat_interleave(TILE_ROWS)
 
 
-def _steps_up(values: torch.Tensor) -> torch.Tensor:
+def steps_up(values: torch.Tensor) -> torch.Tensor:
     """Return the smallest n with 2 ** (n / 8) >= value, as float32; below every floor for tiny ones and zero.
 
     Read from the bits of a float32: logarithms differ between libraries.
@@ -150,7 +150,7 @@ def _steps_up(values: torch.Tensor) -> torch.Tensor:
     return (((bits >> 23) - 127) * LOG_STEPS + above.sum(1)).float()
 
 
-def _weighted_sum_(difference: torch.Tensor, column_weights: torch.Tensor) -> torch.Tensor:
+def weighted_sum_(difference: torch.Tensor, column_weights: torch.Tensor) -> torch.Tensor:
     """Return the sum over columns of weight x squared difference, in a fixed order; overwrites it.
 
     difference : [..., group_size, rows]        Returns [..., rows]
@@ -193,7 +193,7 @@ def _candidate_scales(
     """Scales as float32 and as stored, from the widest down; [n_steps, rows]."""
     steps = torch.arange(*shrink_steps, dtype=torch.float32)[:, None]
     if scale_format is ScaleFormat.LOG8:
-        widest = torch.minimum(torch.maximum(_steps_up(exact), floor), floor + MAX_SPAN)
+        widest = torch.minimum(torch.maximum(steps_up(exact), floor), floor + MAX_SPAN)
         stored = torch.maximum(widest - steps, floor).to(torch.int16)
         return decode_log_scales(stored), stored
     stored = (exact * decode_log_scales(-steps)).clamp_(min=2.0**-24, max=65504.0).to(torch.float16)
@@ -211,14 +211,4 @@ def _absent(block: torch.Tensor, column_weights: torch.Tensor, scale_format: Sca
     """One level: everything becomes zero."""
     zeros = torch.zeros(block.shape[1])
     stored = zeros.to(torch.int16 if scale_format is ScaleFormat.LOG8 else torch.float16)
-    return Grid(zeros + 1, stored, zeros, _weighted_sum_(block.clone(), column_weights))
-
-
-def dequantize_columns(
-    codes: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, scale_format: ScaleFormat
-) -> torch.Tensor:
-    """Return float32 [columns, rows] from what a quantizer returned."""
-    group_size = len(codes) // len(scales)
-    decoded = decode_log_scales(scales) if scale_format is ScaleFormat.LOG8 else scales.float()
-    centred = codes.float().view(len(scales), group_size, -1) - zero_points.float()[:, None]
-    return (centred * decoded[:, None]).view(codes.shape)
+    return Grid(zeros + 1, stored, zeros, weighted_sum_(block.clone(), column_weights))

@@ -8,15 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from laq.core.formats import CANDIDATES
-from laq.core.groups import TILE_ROWS
 from laq.core.permutation import IndexArray
 from laq.core.qtensor import QTensor
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
 from laq.quantizers.common.sorting import SortedWeight
-
-N_LEVELS = torch.tensor([float(candidate.n_levels) for candidate in CANDIDATES])
 
 
 def encode(
@@ -44,19 +40,13 @@ def encode(
         How scales are stored.
     """
     matrix = torch.cat([weight.matrix for weight in weights], 1)
-    n_levels = torch.cat([tile_levels(choice) for choice in choices], 1)
-    codes = quantizer.quantize(matrix, feedback, n_levels, scale_format=scale_format)
+    chosen = torch.from_numpy(np.ascontiguousarray(np.concatenate(choices).T))
+    codes = quantizer.quantize(matrix, feedback, chosen, scale_format=scale_format)
     ends = np.cumsum([weight.grid.padded_rows for weight in weights]).tolist()
     return [
         _qtensor(weight, choice, _rows(codes, end - weight.grid.padded_rows, end), columns, scale_format)
         for weight, choice, end in zip(weights, choices, ends, strict=True)
     ]
-
-
-def tile_levels(choices: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Return the number of levels of every row of every group; float32 [n_groups, padded_rows]."""
-    by_tile = N_LEVELS[torch.from_numpy(choices.astype(np.int64))]
-    return by_tile.repeat_interleave(TILE_ROWS, 0).T.contiguous()
 
 
 def _rows(codes: Codes, start: int, stop: int) -> Codes:

@@ -56,7 +56,7 @@ class Engine(ABC):
     def round(
         self,
         block: torch.Tensor,
-        n_levels: torch.Tensor,
+        choices: torch.Tensor,
         column_weights: torch.Tensor,
         *,
         floor: torch.Tensor,
@@ -66,6 +66,6 @@ class Engine(ABC):
         """Search the scales of one group of columns and round it.
 
         block : [group_size, rows], float32        column_weights : [group_size], float32
-        n_levels : [rows], float32, the same for the 16 rows of a tile; levels of the candidate formats
+        choices : [row blocks], uint8, candidate format of every tile
         factor : [group_size, group_size], float32, how errors spread; None without feedback
         """

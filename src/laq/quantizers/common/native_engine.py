@@ -6,15 +6,21 @@ from typing import final
 
 import torch
 
-from laq.core.formats import CANDIDATES
-from laq.core.groups import TILE_ROWS
+from laq.core.formats import CANDIDATES, Trellis
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
 from laq.quantizers.common.clip_search import SHRINK_STEPS
 from laq.quantizers.common.engine import Engine, RoundedGroup
+from laq.quantizers.common.trellis import FIRST_STEP, LAST_STEP, error_terms
 
-LEVELS = torch.tensor([float(candidate.n_levels) for candidate in CANDIDATES])
-WIDTHS = native.widths([(candidate.n_levels, *SHRINK_STEPS[candidate.n_levels]) for candidate in CANDIDATES])
+FORMATS = native.formats(
+    [
+        native.Format(candidate.tag, candidate.n_levels, FIRST_STEP, LAST_STEP, error_terms(candidate))
+        if isinstance(candidate, Trellis)
+        else native.Format(candidate.tag, candidate.n_levels, *SHRINK_STEPS[candidate.n_levels])
+        for candidate in CANDIDATES
+    ]
+)
 
 
 @final
@@ -49,7 +55,7 @@ class NativeEngine(Engine):
     def round(
         self,
         block: torch.Tensor,
-        n_levels: torch.Tensor,
+        choices: torch.Tensor,
         column_weights: torch.Tensor,
         *,
         floor: torch.Tensor,
@@ -60,7 +66,7 @@ class NativeEngine(Engine):
         block, column_weights = block.contiguous(), column_weights.contiguous()
         factor = None if factor is None else factor.contiguous()
         n_rows = block.shape[1]
-        choices = torch.searchsorted(LEVELS, n_levels[::TILE_ROWS].contiguous()).to(torch.uint8)
+        choices = choices.contiguous()
         log = scale_format is ScaleFormat.LOG8
         rounded = RoundedGroup(
             codes=torch.empty(block.shape, dtype=torch.uint8),
@@ -98,6 +104,6 @@ def _source(
         values=matrix.data_ptr(),
         column_weights=column_weights.data_ptr(),
         floors=floor.data_ptr(),
-        widths=WIDTHS,
-        n_widths=len(WIDTHS),
+        formats=FORMATS,
+        n_formats=len(FORMATS),
     )

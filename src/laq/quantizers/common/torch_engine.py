@@ -6,10 +6,12 @@ from typing import final
 
 import torch
 
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, Format, Trellis
+from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.clip_search import Grid, joined, search
+from laq.quantizers.common.clip_search import Grid, search
 from laq.quantizers.common.engine import Engine, RoundedGroup
+from laq.quantizers.common.trellis import round_trellis, search_trellis
 
 CHUNK_ROWS = 4096
 """Rows searched at a time: a group of them stays in the second-level cache."""
@@ -37,16 +39,14 @@ class TorchEngine(Engine):
                 here = slice(group * group_size, (group + 1) * group_size)
                 block, weights = matrix[here, rows].contiguous(), column_weights[here]
                 for index, candidate in enumerate(CANDIDATES):
-                    found = search(
-                        block, candidate.n_levels, weights, floor=floor[rows], scale_format=scale_format
-                    )
+                    found = _search(block, candidate, weights, floor[rows], scale_format)
                     result[index, group, rows] = found.error
         return result
 
     def round(
         self,
         block: torch.Tensor,
-        n_levels: torch.Tensor,
+        choices: torch.Tensor,
         column_weights: torch.Tensor,
         *,
         floor: torch.Tensor,
@@ -54,48 +54,61 @@ class TorchEngine(Engine):
         scale_format: ScaleFormat,
     ) -> RoundedGroup:
         """See `Engine.round`."""
-        grid = _search_each(block, n_levels, column_weights, floor, scale_format)
-        if factor is None:
-            codes = _codes(block, grid, n_levels).to(torch.uint8)
-            return RoundedGroup(codes, grid.stored, grid.zero_points, torch.empty(0))
-        codes, errors = _round_with_feedback(block, grid, n_levels, factor)
-        return RoundedGroup(codes, grid.stored, grid.zero_points, errors)
+        log = scale_format is ScaleFormat.LOG8
+        result = RoundedGroup(
+            codes=torch.empty(block.shape, dtype=torch.uint8),
+            scales=torch.empty(block.shape[1], dtype=torch.int16 if log else torch.float16),
+            zero_points=torch.empty(block.shape[1]),
+            errors=torch.empty(block.shape if factor is not None else 0),
+        )
+        of_rows = choices.repeat_interleave(TILE_ROWS)
+        for choice in torch.unique(choices).tolist():  # rows are independent
+            rows, candidate = (of_rows == choice).nonzero()[:, 0], CANDIDATES[choice]
+            mine = block[:, rows]
+            grid = _search(mine, candidate, column_weights, floor[rows], scale_format)
+            codes, errors = _round(mine, candidate, grid, factor)
+            result.codes[:, rows], result.scales[rows] = codes, grid.stored
+            result.zero_points[rows] = grid.zero_points
+            if factor is not None:
+                result.errors[:, rows] = errors
+        return result
 
 
-def _search_each(
+def _search(
     block: torch.Tensor,
-    n_levels: torch.Tensor,
+    candidate: Format,
     column_weights: torch.Tensor,
     floor: torch.Tensor,
     scale_format: ScaleFormat,
 ) -> Grid:
-    """Search every row at its own number of levels."""
-    places, grids = [], []
-    for level in torch.unique(n_levels).tolist():
-        rows = (n_levels == level).nonzero()[:, 0]
-        mine, its_floor = block[:, rows], floor[rows]
-        places.append(rows)
-        grids.append(search(mine, int(level), column_weights, floor=its_floor, scale_format=scale_format))
-    return joined(grids, torch.cat(places).argsort())
+    if isinstance(candidate, Trellis):
+        return search_trellis(block, candidate, column_weights, floor=floor, scale_format=scale_format)
+    return search(block, candidate.n_levels, column_weights, floor=floor, scale_format=scale_format)
 
 
-def _codes(values: torch.Tensor, grid: Grid, n_levels: torch.Tensor) -> torch.Tensor:
-    """Nearest codes of [columns, rows], as float32."""
-    shifted = (values * grid.scales.reciprocal()).add_(grid.zero_points)
-    return torch.minimum(shifted.round_().clamp_(min=0), n_levels - 1)
+def _round(
+    block: torch.Tensor, candidate: Format, grid: Grid, factor: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes uint8 and scaled errors float32, both [group_size, rows]; errors are empty without a factor."""
+    if isinstance(candidate, Trellis):
+        return round_trellis(block, candidate, grid, factor)
+    top = candidate.n_levels - 1
+    if factor is None:
+        shifted = (block * grid.scales.reciprocal()).add_(grid.zero_points)
+        return shifted.round_().clamp_(min=0, max=top).to(torch.uint8), torch.empty(0)
+    return _round_with_feedback(block, grid, top, factor)
 
 
 def _round_with_feedback(
-    block: torch.Tensor, grid: Grid, n_levels: torch.Tensor, factor: torch.Tensor
+    block: torch.Tensor, grid: Grid, top: int, factor: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round column by column; codes uint8 and scaled errors float32, both [group_size, rows]."""
     remaining, spread = block.clone(), torch.empty_like(block)
     codes, errors = torch.empty_like(block), torch.empty_like(block)
-    inverse_scales, top = grid.scales.reciprocal(), n_levels - 1
+    inverse_scales = grid.scales.reciprocal()
     inverse_diagonal = factor.diagonal().reciprocal()
     for j, column in enumerate(remaining):
         shifted = (column * inverse_scales).add_(grid.zero_points)
-        code = torch.minimum(shifted.round_().clamp_(min=0), top, out=codes[j])
+        code = torch.clamp(shifted.round_(), min=0, max=top, out=codes[j])
         restored = (code - grid.zero_points).mul_(grid.scales)
         error = torch.sub(column, restored, out=errors[j]).mul_(inverse_diagonal[j])
         later = slice(j + 1, None)

@@ -1,0 +1,167 @@
+// Trellis codes of a group: the scale by prediction, the codes by Viterbi's algorithm, 16 rows of a column at a time.
+//
+// src/laq/quantizers/common/trellis.py defines them; every product and sum is rounded as there, in the same order.
+#pragma once
+
+#include "search.hpp"
+#include "trellis_tables.hpp"
+
+namespace laq {
+namespace {
+
+constexpr int kChains = 4, kEntries = 256, kMiddle = 128;
+// Cost of a path that does not start at the state given.
+constexpr float kUnreached = 1e30f;
+
+LAQ_INLINE Rows magnitude(Rows a) { return reinterpret_cast<Rows>(row_bits(a) & 0x7fffffff); }
+
+// The scale of least predicted error for each row: a s^2 + c v^4 / s^2 + d v^6 / s^4 for a value v.
+template <bool kLog>
+LAQ_INLINE Grid predict(const Group &group, const float *floors, const laq_format &format) {
+    Rows largest = {};
+    for (int i = 0; i < group.n; i++) largest = larger(largest, magnitude(load_rows(group.values + kTileRows * i)));
+    const Rows exact = largest / 127.0f;
+    const RowInts floor = __builtin_convertvector(load_rows(floors), RowInts), top = floor + kMaxSpan;
+    const RowInts widest = smaller(larger(steps_up(exact), floor), top);
+    Rows reference;
+    if constexpr (kLog) {
+        for (int i = 0; i < kLanes; i++) reference[i] = decoded_step(widest[i]);
+    } else {
+        reference = larger(exact, all_rows(0x1p-24f));
+    }
+    const Rows inverse_reference = 1.0f / reference;
+    const Rows constant = format.terms[0] * weighted_sum(group, [](Rows) __attribute__((always_inline)) { return all_rows(1.0f); });
+    const Rows fourth = format.terms[1] * weighted_sum(group, [=](Rows value) __attribute__((always_inline)) {
+        const Rows v = value * inverse_reference;
+        return v * v;
+    });
+    const Rows sixth = format.terms[2] * weighted_sum(group, [=](Rows value) __attribute__((always_inline)) {
+        const Rows v = value * inverse_reference;
+        return v * v * v;
+    });
+    Grid best = {};
+    RowInts wins = ~RowInts{};  // the first always does
+    for (int step = format.first_step; step < format.last_step; step++) {
+        Grid tried = {};
+        if constexpr (kLog) {
+            set_scale<true>(smaller(widest - step, top), floor, exact, 0, tried);
+        } else {
+            set_scale<false>(widest, floor, reference, step, tried);
+        }
+        Rows ratio = tried.scales / reference;
+        ratio = ratio * ratio;
+        const Rows inverse = 1.0f / ratio;
+        tried.error = (sixth * inverse + fourth) * inverse + constant * ratio;
+        if (step > format.first_step) wins = tried.error < best.error;
+        best.scales = wins ? tried.scales : best.scales;
+        best.stored = wins ? tried.stored : best.stored;
+        best.error = wins ? tried.error : best.error;
+    }
+    best.zero_points = all_rows(static_cast<float>(kMiddle));
+    best.error = best.error * (reference * reference);
+    return best;
+}
+
+LAQ_INLINE Grid predict(const laq_source &source, const Group &group, const float *floors, const laq_format &format) {
+    return source.scale_format == LAQ_SCALES_LOG8 ? predict<true>(group, floors, format)
+                                                  : predict<false>(group, floors, format);
+}
+
+// Windows of the first 16 of n values, in steps of the scale; the state after them.
+template <int B>
+int cheapest_path(const float *values, int n, int state, const float *table, uint8_t *windows) {
+    constexpr int n_states = kEntries >> B, n_codes = 1 << B;
+    alignas(64) float costs[n_states], tried[kEntries];
+    alignas(64) uint8_t oldest[2 * kTileRows][n_states];
+    for (int s = 0; s < n_states; s++) costs[s] = kUnreached;
+    costs[state] = 0.0f;
+    for (int t = 0; t < n; t++) {
+        const float value = values[t];
+        for (int before = 0; before < n_states; before++) {
+            const float so_far = costs[before];
+            const float *entries = table + before * n_codes;
+            float *here = tried + before * n_codes;
+#pragma GCC ivdep
+            for (int code = 0; code < n_codes; code++) {
+                const float distance = value - entries[code];
+                here[code] = distance * distance + so_far;
+            }
+        }
+        int32_t first[n_states];
+#pragma GCC ivdep
+        for (int s = 0; s < n_states; s++) {
+            costs[s] = tried[s];
+            first[s] = 0;
+        }
+        for (int code = 1; code < n_codes; code++) {
+            const float *other = tried + code * n_states;
+#pragma GCC ivdep
+            for (int s = 0; s < n_states; s++) {
+                const bool less = other[s] < costs[s];
+                first[s] = less ? code : first[s];
+                costs[s] = less ? other[s] : costs[s];
+            }
+        }
+        for (int s = 0; s < n_states; s++) oldest[t][s] = static_cast<uint8_t>(first[s]);
+    }
+    int last = 0;
+    for (int s = 1; s < n_states; s++) last = costs[s] < costs[last] ? s : last;
+    int after = last;
+    for (int t = n - 1; t >= 0; t--) {
+        if (t == kTileRows - 1) after = last;
+        const int window = last | oldest[t][last] << (8 - B);
+        if (t < kTileRows) windows[t] = static_cast<uint8_t>(window);
+        last = window >> B;
+    }
+    return after;
+}
+
+LAQ_INLINE int cheapest_path(int bits, const float *values, int n, int state, const float *table, uint8_t *windows) {
+    switch (bits) {
+        case 1: return cheapest_path<1>(values, n, state, table, windows);
+        case 2: return cheapest_path<2>(values, n, state, table, windows);
+        case 3: return cheapest_path<3>(values, n, state, table, windows);
+        case 4: return cheapest_path<4>(values, n, state, table, windows);
+        case 5: return cheapest_path<5>(values, n, state, table, windows);
+        default: return cheapest_path<6>(values, n, state, table, windows);
+    }
+}
+
+// Encode the columns of a tile in order, each with the next of its chain in view. Changes `values`.
+inline void round_tile(const laq_source &source, const laq_rounding &to, int64_t row, int bits, const float *scales,
+                       float *values) {
+    alignas(64) float table[kEntries], path[2 * kTileRows], errors[kTileRows], inverse[kTileRows];
+    uint8_t windows[kTileRows];
+    int states[kChains] = {};
+    for (int i = 0; i < kEntries; i++) table[i] = static_cast<float>(kTrellis[bits][i]) - kMiddle;
+    for (int r = 0; r < kTileRows; r++) inverse[r] = 1.0f / scales[r];
+    const int group_size = source.group_size;
+    for (int i = 0; i < group_size; i++) {
+        const int n_columns = i + kChains < group_size ? 2 : 1;
+        for (int r = 0; r < n_columns * kTileRows; r++) {
+            const int column = i + kChains * (r / kTileRows), lane = r % kTileRows;
+            path[r] = values[kTileRows * column + lane] * inverse[lane];
+        }
+        int &state = states[i % kChains];
+        state = cheapest_path(bits, path, n_columns * kTileRows, state, table, windows);
+        uint8_t *codes = to.codes + i * source.n_rows + row;
+        for (int r = 0; r < kTileRows; r++) codes[r] = static_cast<uint8_t>(windows[r] & ((1 << bits) - 1));
+        if (to.factor == nullptr) continue;
+        const float *factor = to.factor + i * group_size;
+        const float inverse_diagonal = 1.0f / factor[i];
+        for (int r = 0; r < kTileRows; r++) {
+            errors[r] = (values[kTileRows * i + r] - table[windows[r]] * scales[r]) * inverse_diagonal;
+        }
+        memcpy(to.errors + i * source.n_rows + row, errors, sizeof errors);
+        for (int part = 0; part < kTileRows; part += kLanes) {
+            const Rows error = load_rows(errors + part);
+            for (int k = i + 1; k < group_size; k++) {
+                float *later = values + kTileRows * k + part;
+                store_rows(later, load_rows(later) - error * factor[k]);
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace laq

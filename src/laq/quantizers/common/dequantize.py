@@ -1,0 +1,38 @@
+"""From what a quantizer returned back to values."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from laq.core.groups import TILE_ROWS
+from laq.core.packing import TAGS
+from laq.core.scheme import ScaleFormat
+from laq.kernels.reference import levels_of
+from laq.quantizers import Codes
+from laq.quantizers.common.clip_search import decode_log_scales
+
+
+def dequantize_columns(codes: Codes, choices: torch.Tensor, scale_format: ScaleFormat) -> torch.Tensor:
+    """Return float32 [columns, rows].
+
+    Parameters
+    ----------
+    codes : Codes
+        What a quantizer returned.
+    choices : uint8 [groups, row blocks]
+        Candidate format of every tile.
+    scale_format : ScaleFormat
+        How scales are stored.
+    """
+    n_groups, n_blocks = choices.shape
+    group_size = len(codes.codes) // n_groups
+    split = codes.codes.numpy().reshape(n_groups, group_size, n_blocks, TILE_ROWS)
+    tiles = np.ascontiguousarray(split.transpose(0, 2, 3, 1)).reshape(-1, TILE_ROWS, group_size)
+    levels = levels_of(tiles, TAGS[choices.numpy()].ravel())
+    columns_first = levels.reshape(n_groups, n_blocks, TILE_ROWS, group_size).transpose(0, 3, 1, 2)
+    centred = torch.from_numpy(columns_first.astype(np.float32, order="C").reshape(n_groups, group_size, -1))
+    log = scale_format is ScaleFormat.LOG8
+    scales = decode_log_scales(codes.scales) if log else codes.scales.float()
+    centred.sub_(codes.zero_points[:, None]).mul_(scales[:, None])
+    return centred.view(codes.codes.shape)
