@@ -13,6 +13,7 @@ COMMANDS = {
     "allocators": "bench/allocators.py --text TEXT",
     "quality": "bench/quality.py --text TEXT",
     "whole_model": "bench/whole_model.py --text TEXT",
+    "ggml_types": "bench/ggml_types.py --text TEXT",
     "shrinkage": "bench/shrinkage.py --text TEXT",
     "calibration_memory": "bench/calibration_memory.py",
     "prediction": "bench/prediction.py --text TEXT",

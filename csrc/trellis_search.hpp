@@ -67,42 +67,69 @@ LAQ_INLINE Grid predict(const laq_source &source, const Group &group, const floa
                                                   : predict<false>(group, floors, format);
 }
 
+// The least cost of each state over the oldest codes that lead to it, and the first such code; tried[code][state].
+template <int kStates>
+LAQ_INLINE void least_costs(const float *tried, float *costs, uint8_t *oldest) {
+    constexpr int n_codes = kEntries / kStates;
+    if constexpr (kStates >= kLanes) {
+        for (int s = 0; s < kStates; s += kLanes) {
+            Rows least = load_rows(tried + s);
+            RowInts first = {};
+#pragma GCC unroll 16
+            for (int code = 1; code < n_codes; code++) {
+                const Rows other = load_rows(tried + code * kStates + s);
+                const RowInts less = other < least;
+                first = less ? all_rows(code) : first;
+                least = less ? other : least;
+            }
+            store_rows(costs + s, least);
+            const RowBytes bytes = __builtin_convertvector(first, RowBytes);
+            memcpy(oldest + s, &bytes, sizeof bytes);
+        }
+    } else {  // several codes side by side, each in a run of states
+        constexpr int n_runs = kLanes / kStates;
+        Rows least = load_rows(tried);
+        RowInts first = {};
+#pragma GCC unroll 16
+        for (int at = 1; at < n_codes / n_runs; at++) {
+            const Rows other = load_rows(tried + at * kLanes);
+            const RowInts less = other < least;
+            first = less ? all_rows(at) : first;
+            least = less ? other : least;
+        }
+        for (int s = 0; s < kStates; s++) {
+            float best = least[s];
+            int code = first[s] * n_runs;
+            for (int run = 1; run < n_runs; run++) {
+                const float other = least[run * kStates + s];
+                const int its = first[run * kStates + s] * n_runs + run;
+                const bool wins = other < best || (other == best && its < code);
+                code = wins ? its : code;
+                best = wins ? other : best;
+            }
+            costs[s] = best;
+            oldest[s] = static_cast<uint8_t>(code);
+        }
+    }
+}
+
 // Windows of the first 16 of n values, in steps of the scale; the state after them.
 template <int B>
 int cheapest_path(const float *values, int n, int state, const float *table, uint8_t *windows) {
     constexpr int n_states = kEntries >> B, n_codes = 1 << B;
-    alignas(64) float costs[n_states], tried[kEntries];
+    alignas(64) float costs[n_states], so_far[kEntries], tried[kEntries];
     alignas(64) uint8_t oldest[2 * kTileRows][n_states];
     for (int s = 0; s < n_states; s++) costs[s] = kUnreached;
     costs[state] = 0.0f;
     for (int t = 0; t < n; t++) {
-        const float value = values[t];
         for (int before = 0; before < n_states; before++) {
-            const float so_far = costs[before];
-            const float *entries = table + before * n_codes;
-            float *here = tried + before * n_codes;
-#pragma GCC ivdep
-            for (int code = 0; code < n_codes; code++) {
-                const float distance = value - entries[code];
-                here[code] = distance * distance + so_far;
-            }
+            for (int code = 0; code < n_codes; code++) so_far[before * n_codes + code] = costs[before];
         }
-        int32_t first[n_states];
-#pragma GCC ivdep
-        for (int s = 0; s < n_states; s++) {
-            costs[s] = tried[s];
-            first[s] = 0;
+        for (int window = 0; window < kEntries; window += kLanes) {
+            const Rows distance = values[t] - load_rows(table + window);
+            store_rows(tried + window, distance * distance + load_rows(so_far + window));
         }
-        for (int code = 1; code < n_codes; code++) {
-            const float *other = tried + code * n_states;
-#pragma GCC ivdep
-            for (int s = 0; s < n_states; s++) {
-                const bool less = other[s] < costs[s];
-                first[s] = less ? code : first[s];
-                costs[s] = less ? other[s] : costs[s];
-            }
-        }
-        for (int s = 0; s < n_states; s++) oldest[t][s] = static_cast<uint8_t>(first[s]);
+        least_costs<n_states>(tried, costs, oldest[t]);
     }
     int last = 0;
     for (int s = 1; s < n_states; s++) last = costs[s] < costs[last] ? s : last;

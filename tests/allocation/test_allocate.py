@@ -194,5 +194,7 @@ def test_a_family_of_formats_is_kept_to(formats):
 
 
 def test_unknown_formats_are_refused_with_those_there_are():
-    with pytest.raises(RequestError, match="unknown formats 'float'\nhint: choose one of: all, integer, trellis"):
+    with pytest.raises(
+        RequestError, match="unknown formats 'float'\nhint: choose one of: all, integer, trellis"
+    ):
         allocate(curves_of(1), 10_000, formats="float")

@@ -135,7 +135,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError(f"format is {content['format']!r}")
         if content["version"] not in ARCHIVE_VERSIONS:
             raise FormatError(
-                f"{path}: archive version {content['version']!r}, this laq reads up to {ARCHIVE_VERSIONS[-1]}",
+                f"{path}: archive version {content['version']!r}, "
+                f"this laq reads up to {ARCHIVE_VERSIONS[-1]}",
                 hint="install a newer laq",
             )
         return _manifest_from_json(content)
