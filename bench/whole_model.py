@@ -1,4 +1,4 @@
-"""Whole network, embeddings and the whole folder counted, calibrated on as many tokens as by default."""
+"""Whole network, all of the folder counted, integers alone, calibrated on as many tokens as by default."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ def main() -> None:
     curves = replace(measure(network, stats), original_bytes=1 << 40)
     rows = []
     for bpw in (2.5, 3.0, 3.5, 4.0, 5.0, 6.0):
-        rows.append(run(network, stats, curves, splits, bpw=bpw, unit="tile", on=("test", "wide")))
+        rows.append(
+            run(network, stats, curves, splits, formats="integer", bpw=bpw, unit="tile", on=("test", "wide"))
+        )
         if bpw in (3.0, 4.0, 5.0):
             options = {"unit": "tensor", "allocator": "uniform"}
-            rows.append(run(network, stats, curves, splits, bpw=bpw, on=("test", "wide"), **options))
+            rows.append(
+                run(
+                    network, stats, curves, splits, formats="integer", bpw=bpw, on=("test", "wide"), **options
+                )
+            )
     save("whole_model", rows, text=splits.source)
 
 

@@ -26,7 +26,8 @@ from laq.runtime.linear import PackedLinear
 from laq.runtime.packed import PackedWeight
 
 INT4 = 5
-WIDTHS = ("laq 2 bit", "laq 3 bit", "laq 4 bit", "laq 8 bit", "laq mixed")
+INTEGERS = tuple(f"laq {bits} bit" for bits in (2, 3, 4, 8))
+WIDTHS = (*INTEGERS, *(f"laq trellis {bits}" for bits in (2, 3, 4)), "laq mixed")
 MINE = tuple(name for width in WIDTHS for name in (width, f"{width}, kernel"))
 
 

@@ -36,10 +36,11 @@ from laq.runtime.packed import PackedWeight
 
 GROUP_SIZE = 64
 CHOICES = {"laq 2 bit": 3, "laq 3 bit": 4, "laq 4 bit": 5, "laq 8 bit": 8}
+CHOICES |= {"laq trellis 2": 10, "laq trellis 3": 11, "laq trellis 4": 12}
 """Candidate format of every tile."""
 
 MIXED = (1, 3, 4, 4, 5, 5, 5, 6, 7, 8)
-"""Candidates that the tiles of a mixed matrix take, each as often: all widths, 4 bits on average."""
+"""Candidates that the tiles of a mixed matrix take, each as often: all widths of integers, 4 bits on average."""
 
 
 @contextmanager
