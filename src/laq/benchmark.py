@@ -40,7 +40,7 @@ CHOICES |= {"laq trellis 2": 10, "laq trellis 3": 11, "laq trellis 4": 12}
 """Candidate format of every tile."""
 
 MIXED = (1, 3, 4, 4, 5, 5, 5, 6, 7, 8)
-"""Candidates that the tiles of a mixed matrix take, each as often: all widths of integers, 4 bits on average."""
+"""Candidates that the tiles of a mixed matrix take, each as often: integers, 4 bits on average."""
 
 
 @contextmanager
