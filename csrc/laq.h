@@ -25,7 +25,7 @@ extern "C" {
 enum {
     LAQ_OK = 0,
     LAQ_BAD_SHAPE = 1,       /* a size is negative, zero where it may not be, or too large */
-    LAQ_BAD_TILE = 2,        /* a width, a column group, or the order of tiles */
+    LAQ_BAD_TILE = 2,        /* a tag, a column group, or the order of tiles */
     LAQ_BAD_SIZE = 3,        /* payload or zero points are not as long as the tiles say */
     LAQ_BAD_SCALE = 4,       /* an octave out of range, or a float16 scale that is not finite */
     LAQ_BAD_PERMUTATION = 5, /* an index out of range or twice */

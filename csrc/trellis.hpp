@@ -7,12 +7,6 @@
 namespace laq {
 namespace {
 
-// Codes of a tile by slot, after a line of zeros: the code before lies four bytes before.
-struct Chains {
-    alignas(64) uint8_t before[kLineBytes];
-    uint8_t codes[32 * kLineBytes];
-};
-
 template <class I, int B, int BACK>
 LAQ_INLINE typename I::Bytes window_before(const uint8_t *codes) {
     if constexpr (B * BACK >= 8) {
@@ -41,10 +35,10 @@ LAQ_INLINE void levels_of_slots(const uint8_t *codes, int n_slots, uint8_t *out)
 // The levels of a tile of B bits, by slot: out[group_size / 4][64].
 template <class I, int B>
 LAQ_INLINE void trellis_tile(const uint8_t *tile, int n_bricks, uint8_t *out) {
-    Chains chains;
-    memset(chains.before, 0, sizeof chains.before);
-    unpack_tile<I, B, 0>(tile, n_bricks, chains.codes);
-    levels_of_slots<I, B>(chains.codes, 8 * n_bricks, out);
+    alignas(64) uint8_t chains[33 * kLineBytes];  // by slot, after a line of zeros: the code before lies four bytes before
+    memset(chains, 0, kLineBytes);
+    unpack_tile<I, B, 0>(tile, n_bricks, chains + kLineBytes);
+    levels_of_slots<I, B>(chains + kLineBytes, 8 * n_bricks, out);
 }
 
 // The function of a tier: levels of a trellis tile of `bits` bits as bytes [16, group_size].

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from laq.allocation import ALLOCATORS, common
 from laq.allocation.common import allocate, size_range
 from laq.core.curve import Curves, WeightCurves
 from laq.core.errors import BudgetError, RequestError
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, Integer
 from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.scheme import ScaleFormat
 from laq.core.target import Unit
@@ -198,3 +199,13 @@ def test_unknown_formats_are_refused_with_those_there_are():
         RequestError, match="unknown formats 'float'\nhint: choose one of: all, integer, trellis"
     ):
         allocate(curves_of(1), 10_000, formats="float")
+
+
+def test_curves_that_know_nothing_of_a_family_are_refused():
+    curves = curves_of(2)
+    unknown = np.array([not isinstance(c, Integer) for c in CANDIDATES])[:, None, None]
+    old = [replace(w, loss_nats=np.where(unknown, np.inf, w.loss_nats)) for w in curves.weights]
+    older = replace(curves, weights=tuple(old))
+    assert allocate(older, curves.original_bytes // 5).size_bytes
+    with pytest.raises(RequestError, match="nothing is known of trellis"):
+        allocate(older, curves.original_bytes // 5, formats="trellis", floor=True)

@@ -1,6 +1,7 @@
 """Curves survive the disk; damaged ones are refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,3 +117,17 @@ def test_damaged_curves_are_a_format_error(tmp_path, damage):
     (folder / HEADER_NAME).write_text(json.dumps(content))
     with pytest.raises(FormatError, match="curves"):
         Curves.open(folder)
+
+
+def test_curves_of_before_trellises_are_read_without_them(tmp_path):
+    saved = curves()
+    older = tuple(replace(weight, loss_nats=weight.loss_nats[:9]) for weight in saved.weights)
+    replace(saved, weights=older).save(tmp_path / "curves")
+    opened = Curves.open(tmp_path / "curves")
+    for before, after in zip(older, opened.weights, strict=True):
+        assert np.array_equal(after.loss_nats[:9], before.loss_nats)
+        assert np.isinf(after.loss_nats[9:]).all()
+    cut = tuple(replace(weight, loss_nats=weight.loss_nats[:2]) for weight in saved.weights)
+    replace(saved, weights=cut).save(tmp_path / "cut")
+    with pytest.raises(FormatError, match="losses have shape"):
+        Curves.open(tmp_path / "cut")

@@ -184,6 +184,21 @@ void compare_packing(Count &count, int group_size, int bits) {
     });
 }
 
+// What random lines of a trellis stand for.
+void compare_levels(Count &count, int group_size, int tag) {
+    std::mt19937 random(static_cast<unsigned>(group_size + tag));
+    std::vector<uint8_t> lines(static_cast<size_t>(2 * group_size * (tag & 15))), tags{static_cast<uint8_t>(tag)};
+    for (uint8_t &byte : lines) byte = static_cast<uint8_t>(random());
+    const int64_t start = 0;
+    const laq_tiles tiles{1, group_size, tags.data(), &start, group_size, &start};
+    compare_tiers(count, [&] {
+        std::vector<uint8_t> levels(static_cast<size_t>(16 * group_size)), bytes;
+        if (laq_unpack(&tiles, lines.data(), levels.data()) != LAQ_OK) return bytes;
+        append(bytes, levels);
+        return bytes;
+    });
+}
+
 // A step over 4 axes of `sizes` with contiguous operands of the given strides.
 laq_step step_of(int kind, std::vector<int64_t> sizes) {
     laq_step step{};
@@ -235,6 +250,7 @@ int main() {
         for (int tag : {0, 1, 2, 3, 4, 5, 6, 8, 17, 18, 19, 20, 21, 22}) {
             for (int variant = 0; variant < 2; variant++) compare_products(count, group_size, tag, variant);
             if (tag >= 1 && tag <= 8) compare_packing(count, group_size, tag);
+            if (tag > 16) compare_levels(count, group_size, tag);
         }
         for (bool log_scales : {true, false}) compare_rounding(count, group_size, log_scales);
     }

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from torch import nn
 
 import laq
 from laq.core.errors import FormatError, RequestError
+from laq.core.formats import CANDIDATES
 from laq.core.scheme import ScaleFormat
 from laq.io.archive import folder_bytes, open_archive, verify_hashes
-from laq.io.manifest import MANIFEST
+from laq.io.manifest import MANIFEST, WEIGHT_RESERVE, WeightEntry
 from laq.io.safetensors import read_header
 from laq.io.safetensors_header import DTYPES
 from laq.kernels.reference import dequantize
@@ -203,10 +205,10 @@ def test_foreign_folder_is_not_replaced(result, tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
-def test_large_archives_are_split_into_shards(result, tmp_path, monkeypatch):
+def test_large_archives_are_split_into_shards(tmp_path, monkeypatch):
     monkeypatch.setattr("laq.io.archive.SHARD_BYTES", 12_000)
     path = tmp_path / "sharded"
-    result.save(path)
+    quantized().save(path)
     names = sorted(f.name for f in path.glob("*.safetensors"))
     assert len(names) > 2
     assert names == [f"packed-{i + 1:05d}-of-{len(names):05d}.safetensors" for i in range(len(names))]
@@ -236,3 +238,18 @@ def test_later_version_is_refused_with_the_way_out(copied):
 def test_folder_without_an_archive_is_refused(tmp_path):
     with pytest.raises(FormatError, match="not a laq archive"):
         open_archive(tmp_path)
+
+
+def test_every_format_has_room_in_the_line_of_a_weight():
+    entry = WeightEntry(
+        name="",
+        kind="embedding",
+        modules=("",),
+        dtype="bfloat16",
+        shape=(999_999, 99_999),
+        group_size=128,
+        column_order="",
+        tiles={candidate.name: 9_999_999 for candidate in CANDIDATES},
+    )
+    line = json.dumps(asdict(entry) | {"sha256": "0" * 64}, separators=(",", ":")) + ","
+    assert len(line) <= WEIGHT_RESERVE + 3

@@ -16,6 +16,9 @@ from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import open_value, refusing, save_value
 
+N_FIRST_CANDIDATES = 9
+"""Formats that there were before trellises: curves of then are read."""
+
 
 @dataclass(frozen=True, slots=True)
 class WeightCurves:
@@ -132,7 +135,7 @@ def _weight_curves(
         arrays.get(f"rows:{name}"),
     )
     expected = (len(CANDIDATES), grid.n_row_blocks, grid.n_groups)
-    if len(losses) < len(CANDIDATES):  # measured before the last formats were there
+    if losses.shape == (N_FIRST_CANDIDATES, *expected[1:]):  # measured before trellises were there
         missing = np.full((len(CANDIDATES) - len(losses), *losses.shape[1:]), np.inf, np.float32)
         losses = np.concatenate([losses, missing])
     if losses.shape != expected:

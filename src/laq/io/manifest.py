@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from laq.core.errors import FormatError
+from laq.core.formats import CANDIDATES
 from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import MALFORMED
@@ -18,6 +19,9 @@ MANIFEST = "laq.json"
 ARCHIVE_VERSIONS = (1, 2)
 """Those that are read; the second has tiles of a trellis. See docs/FORMAT.md."""
 SHARD_NAME = re.compile(r"[\w-][\w.-]*")
+WEIGHT_RESERVE = 220 + sum(len(candidate.name) + 11 for candidate in CANDIDATES)
+"""Bytes of a weight's line but for names: a count of up to seven digits for every format."""
+
 SUMMARY_RESERVE = 6144
 """Bytes kept in laq.json for the plan's summary, provenance and record, whose length is not known before."""
 
@@ -102,7 +106,7 @@ class Manifest:
 def manifest_reserve_bytes(manifest: Manifest) -> int:
     """Return the size to which laq.json is padded, so that an archive's size is known before its content."""
     weights = sum(
-        360 + len(e.name) + sum(len(path) + 3 for path in e.modules) + len(e.column_order)
+        WEIGHT_RESERVE + len(e.name) + sum(len(path) + 3 for path in e.modules) + len(e.column_order)
         for e in manifest.weights
     )
     hashed = sum(len(name) + 72 for name in (*manifest.kept, *manifest.column_permutations))

@@ -26,7 +26,7 @@ FLOAT32, BFLOAT16, FLOAT16 = range(3)
 SCALES_FLOAT16, SCALES_LOG8 = range(2)
 PROBLEMS = {
     1: "a size is out of range",
-    2: "a tile's width, column group or order is out of range",
+    2: "a tile's tag, column group or order is out of range",
     3: "payload or zero points are not as long as the tile table says",
     4: "a scale is out of range",
     5: "a permutation does not hold every index once",
@@ -230,7 +230,7 @@ class Library:
         raise_problem(self._functions.laq_check(ctypes.byref(matrix)), name=name)
 
     def errors(self, source: Source, address: int) -> None:
-        """Write the least error of every group at every width; float32 [n_widths, n_groups, n_rows]."""
+        """Write the least error of every group at every format; float32 [n_formats, n_groups, n_rows]."""
         code = self._functions.laq_errors(ctypes.byref(source), address)
         raise_problem(code, name="matrix to be searched")
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.core.groups import TILE_ROWS, TileGrid
-from laq.core.packing import CODE_BITS, PackedTensor, tile_offsets
+from laq.core.packing import PackedTensor, tile_offsets
 from laq.core.qtensor import QTensor, UInt8Array
 from laq.kernels import native, reference
 
@@ -28,15 +28,15 @@ def _pack_codes(
     order: npt.NDArray[np.int64],
     tags: UInt8Array,
 ) -> UInt8Array:
-    codes, bits = np.ascontiguousarray(codes), CODE_BITS[tags]
+    codes, tags = np.ascontiguousarray(codes), np.ascontiguousarray(tags)
     block, group = np.divmod(order, grid.n_groups)
     code_starts = block * (TILE_ROWS * grid.padded_columns) + group * grid.group_size
     payload_starts = tile_offsets(tags, grid)
     payload = np.empty(int(payload_starts[-1]), np.uint8)
     tiles = native.Tiles(
-        n_tiles=len(bits),
+        n_tiles=len(tags),
         group_size=grid.group_size,
-        bits=bits.ctypes.data,
+        bits=tags.ctypes.data,
         code_starts=code_starts.ctypes.data,
         stride=grid.padded_columns,
         payload_starts=payload_starts.ctypes.data,

@@ -326,7 +326,7 @@ class PackedWeight(nn.Module):
     def _levels(self, first_lines: torch.Tensor, tag: int) -> torch.Tensor:
         """Return what the codes of tiles stand for on the scale of zero points; uint8 [n, 16, group_size]."""
         if can_unpack(self.payload):
-            self.matrix()  # checked: the kernels trust widths
+            self.matrix()  # checked: the kernels trust tags
             return call_unpack(self.payload, first_lines, tag, self.grid.group_size)
         width = int(CODE_BITS[tag])
         n_lines = width * self.grid.tile_elements // (8 * LINE_BYTES)
@@ -335,7 +335,7 @@ class PackedWeight(nn.Module):
         return decode_levels(decode_bricks(lines, width), tag)
 
     def _zero_points(self, first: torch.Tensor, tag: int) -> torch.Tensor | float:
-        """Return zero points as they are taken from levels; float32 [n, 16, 1]."""
+        """Return what is taken from levels: float32 [n, 16, 1], or one number for all."""
         width = int(ZERO_POINT_BITS[tag])
         if width == 0:
             return float(MIDDLE)

@@ -143,6 +143,11 @@ def _units(curves: Curves, unit: Unit, *, formats: str, floor: bool) -> _Units:
         sizes=np.concatenate([part.sizes for part in parts]),
     )
     joined.losses[~_allowed(formats, floor=floor)] = np.inf
+    if not np.isfinite(joined.losses).any(0).all():
+        raise RequestError(
+            f"the curves lack formats: nothing is known of {formats} for some tiles",
+            hint="measure again, or allow all formats",
+        )
     return _summed(joined, joined.losses.shape[1]) if unit is Unit.NETWORK else joined
 
 

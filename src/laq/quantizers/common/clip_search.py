@@ -120,13 +120,13 @@ def _search_rows(
     return Grid(*(field[0] for field in chosen))
 
 
-def joined(parts: Sequence[Grid], order: torch.Tensor | None = None) -> Grid:
-    """Return the rows of several grids side by side, or in another order."""
-    if len(parts) == 1 and order is None:
+def joined(parts: Sequence[Grid]) -> Grid:
+    """Return the rows of several grids side by side."""
+    if len(parts) == 1:
         return parts[0]
     names = ("scales", "stored", "zero_points", "error")
     fields = (torch.cat([getattr(part, name) for part in parts]) for name in names)
-    return Grid(*(field if order is None else field[order] for field in fields))
+    return Grid(*fields)
 
 
 def scale_floor(matrix: torch.Tensor) -> torch.Tensor:
