@@ -21,7 +21,7 @@ const Tier *const kTiers[] = {
 #if defined(LAQ_TIER_AVX512)
     &avx512_tier,
 #endif
-#ifdef LAQ_TIER_AVX512_VBMI
+#if defined(LAQ_TIER_AVX512_VBMI)
     &avx512_vbmi_tier,
 #endif
 #if defined(LAQ_TIER_NEON)

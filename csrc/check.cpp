@@ -10,7 +10,8 @@ bool has_shape(const laq_matrix &m) {
     const int64_t most = int64_t{1} << 31;
     return m.n_rows > 0 && m.n_columns > 0 && m.n_rows < most && m.n_columns < most &&
            (m.group_size == 32 || m.group_size == 64 || m.group_size == 128) && column_groups(m) <= 65536 &&
-           m.n_tiles >= 0 && m.n_tiles < most && m.tile_starts != nullptr && m.row_offsets != nullptr && m.zero_offsets != nullptr &&
+           m.n_tiles >= 0 && m.n_tiles < most && m.tile_starts != nullptr && m.row_offsets != nullptr &&
+           m.zero_offsets != nullptr &&
            (m.scale_format == LAQ_SCALES_FLOAT16 || m.scale_format == LAQ_SCALES_LOG8) &&
            (m.n_tiles == 0 || (m.payload != nullptr && m.bits != nullptr && m.groups != nullptr &&
                                m.scales != nullptr && (m.zero_point_bytes == 0 || m.zero_points != nullptr)));
@@ -76,7 +77,8 @@ int32_t check(const laq_matrix &m) {
     Bits bits;
     if (!has_shape(m)) return LAQ_BAD_SHAPE;
     if (!has_tiles(m, &bits)) return LAQ_BAD_TILE;
-    if (m.payload_bytes != 2 * m.group_size * bits.codes || m.zero_point_bytes != 2 * bits.zero_points) return LAQ_BAD_SIZE;
+    if (m.payload_bytes != 2 * m.group_size * bits.codes) return LAQ_BAD_SIZE;
+    if (m.zero_point_bytes != 2 * bits.zero_points) return LAQ_BAD_SIZE;
     if (!has_scales(m)) return LAQ_BAD_SCALE;
     if (!is_permutation(m.row_permutation, m.row_index_bytes, m.n_rows) ||
         !is_permutation(m.column_permutation, m.column_index_bytes, m.n_columns)) {

@@ -53,31 +53,5 @@ LAQ_INLINE void unpack_tile(const uint8_t *tile, int n_bricks, uint8_t *out) {
     }
 }
 
-// Bytes by slot to bytes [16, group_size].
-LAQ_INLINE void store_by_row(const uint8_t *slots, int group_size, uint8_t *out) {
-    for (int slot = 0; slot < group_size / 4; slot++) {
-        for (int row = 0; row < kTileRows; row++) {
-            memcpy(out + row * group_size + 4 * slot, slots + kLineBytes * slot + 4 * row, 4);
-        }
-    }
-}
-
-// The function of a tier: codes of a tile of `bits` bits as bytes [16, group_size].
-template <class I>
-void codes_kernel(const uint8_t *tile, int bits, int group_size, uint8_t *out) {
-    alignas(64) uint8_t slots[32 * kLineBytes];
-    const int n_bricks = group_size / kBrickColumns;
-    switch (bits) {
-        case 1: unpack_tile<I, 1, 0>(tile, n_bricks, slots); break;
-        case 2: unpack_tile<I, 2, 0>(tile, n_bricks, slots); break;
-        case 3: unpack_tile<I, 3, 0>(tile, n_bricks, slots); break;
-        case 4: unpack_tile<I, 4, 0>(tile, n_bricks, slots); break;
-        case 5: unpack_tile<I, 5, 0>(tile, n_bricks, slots); break;
-        case 6: unpack_tile<I, 6, 0>(tile, n_bricks, slots); break;
-        default: unpack_tile<I, 8, 0>(tile, n_bricks, slots); break;
-    }
-    store_by_row(slots, group_size, out);
-}
-
 }  // namespace
 }  // namespace laq

@@ -65,7 +65,7 @@ struct RowFactors {
 template <class I, int TAG>
 LAQ_INLINE void load_zero_points(const uint8_t *stored, typename I::Ints (&zero_points)[I::kParts]) {
     if constexpr (is_trellis(TAG)) {
-        for (auto &part : zero_points) part = I::repeat(128 - I::kOffset8);
+        for (auto &part : zero_points) part = I::repeat(kMiddle - I::kOffset8);
     } else {
         ask_for(stored + kPrefetchFactors);
         const uint64_t low = eight_zero_points<I, TAG>(stored), high = eight_zero_points<I, TAG>(stored + TAG);

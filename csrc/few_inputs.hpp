@@ -190,21 +190,9 @@ void vector_blocks(const laq_matrix &matrix, const Activations &x, int64_t first
         const int64_t stop = matrix.tile_starts[block + 1];
         for (int64_t tile = matrix.tile_starts[block]; tile < stop;) {
             const int64_t end = end_of_run(matrix, tile, stop);
-            switch (matrix.bits[tile]) {
-                case 1: at = vector_run<I, 1, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                case 2: at = vector_run<I, 2, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                case 3: at = vector_run<I, 3, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                case 4: at = vector_run<I, 4, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                case 5: at = vector_run<I, 5, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                case 6: at = vector_run<I, 6, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                case 17: at = vector_run<I, 17, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                case 18: at = vector_run<I, 18, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                case 19: at = vector_run<I, 19, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                case 20: at = vector_run<I, 20, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                case 21: at = vector_run<I, 21, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                case 22: at = vector_run<I, 22, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-                default: at = vector_run<I, 8, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums); break;
-            }
+            by_tag(matrix.bits[tile], [&](auto tag) __attribute__((always_inline)) {
+                at = vector_run<I, decltype(tag)::value, kTwoPlanes, N>(matrix, x, tile, end, octave, at, sums);
+            });
             tile = end;
         }
         for (auto &rows : sums.rows) {

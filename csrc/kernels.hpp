@@ -33,7 +33,7 @@ namespace {
 template <class I>
 constexpr Tier tier_of(const char *name, bool (*runs_here)()) {
     return {name, runs_here, I::kFew, quantize_kernel, vector_kernel<I>, block_kernel<I>, attend_kernel<I>,
-            attention_scratch, multiply_kernel<I>, codes_kernel<I>, levels_kernel<I>, errors_kernel, rounding_kernel};
+            attention_scratch, multiply_kernel<I>, levels_kernel<I>, errors_kernel, rounding_kernel};
 }
 
 }  // namespace

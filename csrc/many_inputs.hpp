@@ -95,21 +95,9 @@ void block_rows(const laq_matrix &matrix, const Activations &x, int64_t block, C
         for (int ahead = 0; ahead < n_bytes; ahead += kLineBytes) {
             ask_for(at.payload + kPrefetch + ahead);
         }
-        switch (tag) {
-            case 1: block_tile<I, 1, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            case 2: block_tile<I, 2, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            case 3: block_tile<I, 3, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            case 4: block_tile<I, 4, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            case 5: block_tile<I, 5, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            case 6: block_tile<I, 6, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            case 17: block_tile<I, 17, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            case 18: block_tile<I, 18, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            case 19: block_tile<I, 19, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            case 20: block_tile<I, 20, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            case 21: block_tile<I, 21, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            case 22: block_tile<I, 22, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-            default: block_tile<I, 8, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out); break;
-        }
+        by_tag(tag, [&](auto its) __attribute__((always_inline)) {
+            block_tile<I, decltype(its)::value, kTwoPlanes>(matrix, x, tile, octave, at, input, n, out);
+        });
         at.payload += n_bytes;
         at.zero_points += 2 * zero_point_bits(tag);
     }

@@ -59,7 +59,7 @@ void pack_tile(const uint8_t *codes, int64_t stride, int bits, int group_size, u
 
 void unpack_tile(const Tier &tier, const uint8_t *lines, int tag, int group_size, uint8_t *codes, int64_t stride) {
     alignas(64) uint8_t rows[kTileRows * 128];
-    (is_trellis(tag) ? tier.levels : tier.codes)(lines, width_of(tag), group_size, rows);
+    tier.levels(lines, tag, group_size, rows);
     for (int row = 0; row < kTileRows; row++) {
         memcpy(codes + row * stride, rows + row * group_size, static_cast<size_t>(group_size));
     }

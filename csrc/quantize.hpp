@@ -26,9 +26,10 @@ inline void errors_kernel(const laq_source &source, int64_t first, int64_t last,
                 const Group group{values + part, source.column_weights + at * source.group_size, source.group_size};
                 const float *floors = source.floors + row + part;
                 const Range range = range_of(group, floors);
+                const Powers powers = powers_of(source, group, floors);
                 for (int i = 0; i < source.n_formats; i++) {
                     const laq_format &format = source.formats[i];
-                    const Grid found = is_trellis(format.tag) ? predict(source, group, floors, format)
+                    const Grid found = is_trellis(format.tag) ? predict(source, powers, format)
                                                               : search(source, group, range, format);
                     store_rows(errors + (i * n_groups + at) * source.n_rows + row + part, found.error);
                 }
@@ -50,10 +51,7 @@ LAQ_INLINE void round_columns(const laq_source &source, const laq_rounding &to, 
         const float *factor = to.factor + i * source.group_size;
         const Rows error = (value - (code - grid.zero_points) * grid.scales) * (1.0f / factor[i]);
         store_rows(to.errors + i * source.n_rows + row, error);
-        for (int k = i + 1; k < source.group_size; k++) {
-            float *later = values + kTileRows * k;
-            store_rows(later, load_rows(later) - error * factor[k]);
-        }
+        spread_error(error, factor, i, source.group_size, values);
     }
 }
 
@@ -67,7 +65,7 @@ inline void rounding_kernel(const laq_source &source, const laq_rounding &to, in
             const int64_t row = kTileRows * block + part;
             const Group group{values + part, source.column_weights, source.group_size};
             const float *floors = source.floors + row;
-            const Grid grid = trellis ? predict(source, group, floors, format)
+            const Grid grid = trellis ? predict(source, powers_of(source, group, floors), format)
                                       : search(source, group, range_of(group, floors), format);
             store_rows(to.zero_points + row, grid.zero_points);
             store_rows(scales + part, grid.scales);

@@ -156,5 +156,13 @@ LAQ_INLINE Grid search(const laq_source &source, const Group &group, const Range
                                                   : search<false>(group, range, format);
 }
 
+// Give the error of column i to those after it, each its share.
+LAQ_INLINE void spread_error(Rows error, const float *factor, int i, int n_columns, float *values) {
+    for (int k = i + 1; k < n_columns; k++) {
+        float *later = values + kTileRows * k;
+        store_rows(later, load_rows(later) - error * factor[k]);
+    }
+}
+
 }  // namespace
 }  // namespace laq

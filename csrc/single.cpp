@@ -38,14 +38,14 @@ struct Place {
 
 // Weights of one tile, [16, group_size], in float32 as FORMAT.md defines them.
 void decode_tile(const laq_matrix &m, const Tier &tier, int64_t block, int64_t tile, const Place &at, float *out) {
-    alignas(64) uint8_t codes[kTileRows * 128];
-    const int tag = m.bits[tile], width = width_of(tag);
-    (is_trellis(tag) ? tier.levels : tier.codes)(m.payload + at.payload, width, m.group_size, codes);
+    alignas(64) uint8_t levels[kTileRows * 128];
+    const int tag = m.bits[tile];
+    tier.levels(m.payload + at.payload, tag, m.group_size, levels);
     for (int row = 0; row < kTileRows; row++) {
         const float scale = stored_scale(m, block, tile, row);
-        const float zero = is_trellis(tag) ? 128.0f : stored_zero_point(m.zero_points + at.zero_points, width, row);
+        const float zero = is_trellis(tag) ? kMiddle : stored_zero_point(m.zero_points + at.zero_points, tag, row);
         for (int i = 0; i < m.group_size; i++) {
-            out[row * m.group_size + i] = scale * (static_cast<float>(codes[row * m.group_size + i]) - zero);
+            out[row * m.group_size + i] = scale * (static_cast<float>(levels[row * m.group_size + i]) - zero);
         }
     }
 }

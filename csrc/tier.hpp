@@ -19,11 +19,37 @@ constexpr int kInputChunk = 128;
 // What the tile table says of a tile: the width of its codes, and 16 more for a trellis.
 namespace {
 constexpr int kTrellisTag = 16;
+constexpr int kMiddle = 128;  // the level of a trellis that stands for zero
 constexpr bool is_trellis(int tag) { return tag >= kTrellisTag; }
 constexpr int width_of(int tag) { return tag & 15; }
 constexpr int zero_point_bits(int tag) { return is_trellis(tag) ? 0 : tag; }
 constexpr bool is_tag(int tag) {
     return is_trellis(tag) ? tag > kTrellisTag && tag <= kTrellisTag + 6 : tag >= 1 && tag <= 8 && tag != 7;
+}
+
+// A tag as a type, for what is compiled once for each.
+template <int TAG>
+struct Tag {
+    static constexpr int value = TAG;
+};
+
+template <class Work>
+LAQ_INLINE void by_tag(int tag, Work work) {
+    switch (tag) {
+        case 1: return work(Tag<1>{});
+        case 2: return work(Tag<2>{});
+        case 3: return work(Tag<3>{});
+        case 4: return work(Tag<4>{});
+        case 5: return work(Tag<5>{});
+        case 6: return work(Tag<6>{});
+        case 17: return work(Tag<17>{});
+        case 18: return work(Tag<18>{});
+        case 19: return work(Tag<19>{});
+        case 20: return work(Tag<20>{});
+        case 21: return work(Tag<21>{});
+        case 22: return work(Tag<22>{});
+        default: return work(Tag<8>{});
+    }
 }
 }  // namespace
 
@@ -55,10 +81,8 @@ struct Tier {
     int64_t (*attention_scratch)(const laq_step &step);
     // Columns `first` to `last` of one row of a LAQ_MATMUL step; scratch for two rows, in lanes of 16.
     void (*multiply)(const laq_step &step, int64_t batch, int64_t row, int64_t first, int64_t last, float *scratch);
-    // Codes of a tile of `bits` bits as bytes [16, group_size].
-    void (*codes)(const uint8_t *tile, int bits, int group_size, uint8_t *out);
-    // Levels of a trellis tile of `bits` bits, in the same way.
-    void (*levels)(const uint8_t *tile, int bits, int group_size, uint8_t *out);
+    // What the codes of a tile stand for, bytes [16, group_size]: themselves, or entries of a trellis' table.
+    void (*levels)(const uint8_t *tile, int tag, int group_size, uint8_t *out);
     // Row blocks `first` to `last`; see laq_errors and laq_round.
     void (*errors)(const laq_source &source, int64_t first, int64_t last, float *errors);
     void (*round)(const laq_source &source, const laq_rounding &rounding, int64_t first, int64_t last);

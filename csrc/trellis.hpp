@@ -7,18 +7,15 @@
 namespace laq {
 namespace {
 
+// The bits of a window above those of its own code: BACK codes before, and what is before them.
 template <class I, int B, int BACK>
 LAQ_INLINE typename I::Bytes window_before(const uint8_t *codes) {
-    if constexpr (B * BACK >= 8) {
-        return I::template masked<0>(I::load(codes));  // nothing
+    constexpr int mask = 0xff << (B * BACK) & 0xff;
+    const auto moved = I::template masked<mask>(I::template shifted<-B * BACK>(I::load(codes - 4 * BACK)));
+    if constexpr (B * (BACK + 1) >= 8) {
+        return moved;
     } else {
-        constexpr int mask = 0xff << (B * BACK) & 0xff;
-        const auto moved = I::template masked<mask>(I::template shifted<-B * BACK>(I::load(codes - 4 * BACK)));
-        if constexpr (B * (BACK + 1) >= 8) {
-            return moved;
-        } else {
-            return I::either(moved, window_before<I, B, BACK + 1>(codes));
-        }
+        return I::either(moved, window_before<I, B, BACK + 1>(codes));
     }
 }
 
@@ -35,26 +32,27 @@ LAQ_INLINE void levels_of_slots(const uint8_t *codes, int n_slots, uint8_t *out)
 // The levels of a tile of B bits, by slot: out[group_size / 4][64].
 template <class I, int B>
 LAQ_INLINE void trellis_tile(const uint8_t *tile, int n_bricks, uint8_t *out) {
-    alignas(64) uint8_t chains[33 * kLineBytes];  // by slot, after a line of zeros: the code before lies four bytes before
+    // By slot, after a line of zeros: the code before lies four bytes before.
+    alignas(64) uint8_t chains[33 * kLineBytes];
     memset(chains, 0, kLineBytes);
     unpack_tile<I, B, 0>(tile, n_bricks, chains + kLineBytes);
     levels_of_slots<I, B>(chains + kLineBytes, 8 * n_bricks, out);
 }
 
-// The function of a tier: levels of a trellis tile of `bits` bits as bytes [16, group_size].
+// The function of a tier: levels of a tile as bytes [16, group_size].
 template <class I>
-void levels_kernel(const uint8_t *tile, int bits, int group_size, uint8_t *out) {
+void levels_kernel(const uint8_t *tile, int tag, int group_size, uint8_t *out) {
     alignas(64) uint8_t slots[32 * kLineBytes];
-    const int n_bricks = group_size / kBrickColumns;
-    switch (bits) {
-        case 1: trellis_tile<I, 1>(tile, n_bricks, slots); break;
-        case 2: trellis_tile<I, 2>(tile, n_bricks, slots); break;
-        case 3: trellis_tile<I, 3>(tile, n_bricks, slots); break;
-        case 4: trellis_tile<I, 4>(tile, n_bricks, slots); break;
-        case 5: trellis_tile<I, 5>(tile, n_bricks, slots); break;
-        default: trellis_tile<I, 6>(tile, n_bricks, slots); break;
+    by_tag(tag, [&](auto its) __attribute__((always_inline)) {
+        constexpr int mine = decltype(its)::value, n = kBrickColumns;
+        if constexpr (is_trellis(mine)) trellis_tile<I, width_of(mine)>(tile, group_size / n, slots);
+        else unpack_tile<I, mine, 0>(tile, group_size / n, slots);
+    });
+    for (int slot = 0; slot < group_size / 4; slot++) {
+        for (int row = 0; row < kTileRows; row++) {
+            memcpy(out + row * group_size + 4 * slot, slots + kLineBytes * slot + 4 * row, 4);
+        }
     }
-    store_by_row(slots, group_size, out);
 }
 
 }  // namespace

@@ -9,46 +9,59 @@
 namespace laq {
 namespace {
 
-constexpr int kChains = 4, kEntries = 256, kMiddle = 128;
+constexpr int kChains = 4, kEntries = 256;
 // Cost of a path that does not start at the state given.
 constexpr float kUnreached = 1e30f;
 
 LAQ_INLINE Rows magnitude(Rows a) { return reinterpret_cast<Rows>(row_bits(a) & 0x7fffffff); }
 
-// The scale of least predicted error for each row: a s^2 + c v^4 / s^2 + d v^6 / s^4 for a value v.
-template <bool kLog>
-LAQ_INLINE Grid predict(const Group &group, const float *floors, const laq_format &format) {
+// Sums over a group of powers of its values, in units of a reference scale: all that predictions need of it.
+struct Powers {
+    Rows exact, reference, zeroth, fourth, sixth;
+    RowInts floor, widest;
+};
+
+LAQ_INLINE Powers powers_of(const laq_source &source, const Group &group, const float *floors) {
+    Powers r;
     Rows largest = {};
     for (int i = 0; i < group.n; i++) largest = larger(largest, magnitude(load_rows(group.values + kTileRows * i)));
-    const Rows exact = largest / 127.0f;
-    const RowInts floor = __builtin_convertvector(load_rows(floors), RowInts), top = floor + kMaxSpan;
-    const RowInts widest = smaller(larger(steps_up(exact), floor), top);
-    Rows reference;
-    if constexpr (kLog) {
-        for (int i = 0; i < kLanes; i++) reference[i] = decoded_step(widest[i]);
+    r.exact = largest / 127.0f;
+    r.floor = __builtin_convertvector(load_rows(floors), RowInts);
+    r.widest = smaller(larger(steps_up(r.exact), r.floor), r.floor + kMaxSpan);
+    if (source.scale_format == LAQ_SCALES_LOG8) {
+        for (int i = 0; i < kLanes; i++) r.reference[i] = decoded_step(r.widest[i]);
     } else {
-        reference = larger(exact, all_rows(0x1p-24f));
+        r.reference = larger(r.exact, all_rows(0x1p-24f));
     }
-    const Rows inverse_reference = 1.0f / reference;
-    const Rows constant = format.terms[0] * weighted_sum(group, [](Rows) __attribute__((always_inline)) { return all_rows(1.0f); });
-    const Rows fourth = format.terms[1] * weighted_sum(group, [=](Rows value) __attribute__((always_inline)) {
-        const Rows v = value * inverse_reference;
+    const Rows inverse = 1.0f / r.reference;
+    r.zeroth = weighted_sum(group, [](Rows) __attribute__((always_inline)) { return all_rows(1.0f); });
+    r.fourth = weighted_sum(group, [=](Rows value) __attribute__((always_inline)) {
+        const Rows v = value * inverse;
         return v * v;
     });
-    const Rows sixth = format.terms[2] * weighted_sum(group, [=](Rows value) __attribute__((always_inline)) {
-        const Rows v = value * inverse_reference;
+    r.sixth = weighted_sum(group, [=](Rows value) __attribute__((always_inline)) {
+        const Rows v = value * inverse;
         return v * v * v;
     });
+    return r;
+}
+
+// The scale of least predicted error for each row: a s^2 + c v^4 / s^2 + d v^6 / s^4 for a value v.
+template <bool kLog>
+LAQ_INLINE Grid predict(const Powers &powers, const laq_format &format) {
+    const RowInts top = powers.floor + kMaxSpan;
+    const Rows constant = format.terms[0] * powers.zeroth, fourth = format.terms[1] * powers.fourth;
+    const Rows sixth = format.terms[2] * powers.sixth;
     Grid best = {};
     RowInts wins = ~RowInts{};  // the first always does
     for (int step = format.first_step; step < format.last_step; step++) {
         Grid tried = {};
         if constexpr (kLog) {
-            set_scale<true>(smaller(widest - step, top), floor, exact, 0, tried);
+            set_scale<true>(smaller(powers.widest - step, top), powers.floor, powers.exact, 0, tried);
         } else {
-            set_scale<false>(widest, floor, reference, step, tried);
+            set_scale<false>(powers.widest, powers.floor, powers.reference, step, tried);
         }
-        Rows ratio = tried.scales / reference;
+        Rows ratio = tried.scales / powers.reference;
         ratio = ratio * ratio;
         const Rows inverse = 1.0f / ratio;
         tried.error = (sixth * inverse + fourth) * inverse + constant * ratio;
@@ -58,13 +71,12 @@ LAQ_INLINE Grid predict(const Group &group, const float *floors, const laq_forma
         best.error = wins ? tried.error : best.error;
     }
     best.zero_points = all_rows(static_cast<float>(kMiddle));
-    best.error = best.error * (reference * reference);
+    best.error = best.error * (powers.reference * powers.reference);
     return best;
 }
 
-LAQ_INLINE Grid predict(const laq_source &source, const Group &group, const float *floors, const laq_format &format) {
-    return source.scale_format == LAQ_SCALES_LOG8 ? predict<true>(group, floors, format)
-                                                  : predict<false>(group, floors, format);
+LAQ_INLINE Grid predict(const laq_source &source, const Powers &powers, const laq_format &format) {
+    return source.scale_format == LAQ_SCALES_LOG8 ? predict<true>(powers, format) : predict<false>(powers, format);
 }
 
 // The least cost of each state over the oldest codes that lead to it, and the first such code; tried[code][state].
@@ -181,11 +193,7 @@ inline void round_tile(const laq_source &source, const laq_rounding &to, int64_t
         }
         memcpy(to.errors + i * source.n_rows + row, errors, sizeof errors);
         for (int part = 0; part < kTileRows; part += kLanes) {
-            const Rows error = load_rows(errors + part);
-            for (int k = i + 1; k < group_size; k++) {
-                float *later = values + kTileRows * k + part;
-                store_rows(later, load_rows(later) - error * factor[k]);
-            }
+            spread_error(load_rows(errors + part), factor, i, group_size, values + part);
         }
     }
 }

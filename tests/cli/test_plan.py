@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from laq.cli.options import Formats
+from laq.core.formats import FAMILIES
 from laq.core.plan import Plan
 
 
@@ -100,3 +102,7 @@ def test_allocator_can_be_chosen(laq, laq_well, refused, measured):
     for name in ("lagrange", "greedy", "uniform"):
         assert found["ilp"] <= found[name] * (1 + 1e-9)
     refused(laq("plan", measured, "--bpw", "18", "--allocator", "magic"), "unknown allocator")
+
+
+def test_formats_are_those_of_the_library():
+    assert [one.value for one in Formats] == list(FAMILIES)

@@ -255,7 +255,7 @@ class PackedWeight(nn.Module):
         grid = self.grid
         tiles, block_of = self._tiles_of(blocks)
         out = torch.zeros(len(blocks), grid.n_groups, TILE_ROWS, grid.group_size, device=self.payload.device)
-        lines, zero_bytes = self._positions(tiles)
+        lines, zero_bytes = self._positions(tiles, block_of, blocks)
         tags = self.bits[tiles]
         for tag in torch.unique(tags).tolist():
             which = (tags == tag).nonzero()[:, 0]
@@ -313,15 +313,23 @@ class PackedWeight(nn.Module):
             block_of
         ], block_of
 
-    def _positions(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """First payload line and first zero-point byte of each tile: sums of the widths before it."""
-        per_line, per_byte = self.grid.tile_elements // (8 * LINE_BYTES), TILE_ROWS // 8
-        return self._before(CODE_BITS, tiles) * per_line, self._before(ZERO_POINT_BITS, tiles) * per_byte
+    def _positions(
+        self, tiles: torch.Tensor, block_of: torch.Tensor, blocks: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """First payload line and first zero-point byte of each tile: where its row block starts, and sums."""
+        tags, first = self.bits[tiles].long(), torch.searchsorted(block_of, block_of)
 
-    def _before(self, of_tag: UInt8Array, tiles: torch.Tensor) -> torch.Tensor:
-        """Sum of a number of bits over all tiles before each; int64."""
-        bits = torch.from_numpy(of_tag).to(self.bits.device)[self.bits.long()]
-        return (torch.cumsum(bits, 0, dtype=torch.int64) - bits)[tiles]
+        def within_block(of_tag: UInt8Array) -> torch.Tensor:
+            bits = torch.from_numpy(of_tag).to(tags.device)[tags]
+            before = torch.cumsum(bits, 0, dtype=torch.int64) - bits
+            return before - before[first]
+
+        lines = self.row_offsets[blocks] // LINE_BYTES
+        per_line, per_byte = self.grid.tile_elements // (8 * LINE_BYTES), TILE_ROWS // 8
+        return (
+            lines[block_of] + within_block(CODE_BITS) * per_line,
+            self.zero_offsets[blocks][block_of] + within_block(ZERO_POINT_BITS) * per_byte,
+        )
 
     def _levels(self, first_lines: torch.Tensor, tag: int) -> torch.Tensor:
         """Return what the codes of tiles stand for on the scale of zero points; uint8 [n, 16, group_size]."""

@@ -108,7 +108,7 @@ def _search_rows(
     low, high = block.amin(0).clamp_(max=0), block.amax(0).clamp_(min=0)
     top = torch.tensor(float(n_levels - 1))
     span = high - low
-    scales, stored = _candidate_scales(span / top, floor, SHRINK_STEPS[n_levels], scale_format)
+    scales, stored = candidate_scales(span / top, floor, SHRINK_STEPS[n_levels], scale_format)
     zeros = _zero_point_candidates((0 - low) / span * top, span > 0, n_levels)
     scaled = block * scales.reciprocal()[:, None]
     shifted = scaled[:, None] + zeros[:, None]  # [n_steps, n_zeros, group_size, rows]
@@ -187,14 +187,14 @@ def _zero_point_candidates(exact: torch.Tensor, has_span: torch.Tensor, n_levels
     return (steps.round() * step).clamp_(lowest, highest)[None]
 
 
-def _candidate_scales(
+def candidate_scales(
     exact: torch.Tensor, floor: torch.Tensor, shrink_steps: tuple[int, int], scale_format: ScaleFormat
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scales as float32 and as stored, from the widest down; [n_steps, rows]."""
     steps = torch.arange(*shrink_steps, dtype=torch.float32)[:, None]
     if scale_format is ScaleFormat.LOG8:
         widest = torch.minimum(torch.maximum(steps_up(exact), floor), floor + MAX_SPAN)
-        stored = torch.maximum(widest - steps, floor).to(torch.int16)
+        stored = torch.minimum(torch.maximum(widest - steps, floor), floor + MAX_SPAN).to(torch.int16)
         return decode_log_scales(stored), stored
     stored = (exact * decode_log_scales(-steps)).clamp_(min=2.0**-24, max=65504.0).to(torch.float16)
     return stored.float(), stored

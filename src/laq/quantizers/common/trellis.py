@@ -11,7 +11,7 @@ from laq.core.formats import Trellis
 from laq.core.formats.trellis import CHAINS, MIDDLE, WINDOW_BITS
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.clip_search import MAX_SPAN, Grid, decode_log_scales, steps_up, weighted_sum_
+from laq.quantizers.common.clip_search import Grid, candidate_scales, weighted_sum_
 
 FIRST_STEP, LAST_STEP = -8, 16
 """Eighths of an octave by which a scale is tried smaller than where the table reaches the largest value."""
@@ -44,16 +44,11 @@ def search_trellis(
     floor : [rows], float32, see `laq.quantizers.common.clip_search.scale_floor`
     """
     exact = torch.maximum(block.amax(0), -block.amin(0)) / LARGEST
-    steps = torch.arange(FIRST_STEP, LAST_STEP, dtype=torch.float32)[:, None]
-    if scale_format is ScaleFormat.LOG8:
-        top = floor + MAX_SPAN
-        widest = torch.minimum(torch.maximum(steps_up(exact), floor), top)
-        stored = torch.minimum(torch.maximum(widest - steps, floor), top).to(torch.int16)
-        reference, scales = decode_log_scales(widest.to(torch.int16)), decode_log_scales(stored)
-    else:
-        reference = exact.clamp(min=2.0**-24)
-        stored = (reference * decode_log_scales(-steps)).clamp_(min=2.0**-24, max=65504.0).to(torch.float16)
-        scales = stored.float()
+    log = scale_format is ScaleFormat.LOG8
+    if not log:
+        exact = exact.clamp(min=2.0**-24)
+    scales, stored = candidate_scales(exact, floor, (FIRST_STEP, LAST_STEP), scale_format)
+    reference = scales[-FIRST_STEP] if log else exact
     a, c, d = (torch.tensor(term, dtype=torch.float32) for term in error_terms(trellis))
     values = block * reference.reciprocal()
     squares = values * values
