@@ -99,7 +99,7 @@ def measure(
     *,
     quantizer: str = "gptq",
     group_size: int = 64,
-    scale_format: str = "log8",
+    scale_format: str = "log4",
 ) -> Curves:
     """Measure the loss of every tile at every candidate format.
 
@@ -113,7 +113,7 @@ def measure(
         Method whose error is measured.
     group_size : int
         32, 64 or 128 columns that share a scale.
-    scale_format : "log8" or "float16"
+    scale_format : "log4", "log8" or "float16"
         How scales are stored.
     """
     opened, scales = open_network(network), ScaleFormat(scale_format)

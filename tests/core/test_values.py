@@ -130,7 +130,8 @@ def test_schemes_count_every_byte(scale_format, group_size):
         scheme = Scheme(candidate, group_size, scale_format)
         b = candidate.code_bits
         zero_points = 0 if candidate.name.startswith("trellis") else 16 * b / 8
-        expected = 16 * group_size * b / 8 + 16 * scale_format.size_bytes + zero_points + 3 if b else 0
+        scales = {ScaleFormat.LOG8: 16, ScaleFormat.LOG4: 9, ScaleFormat.FLOAT16: 32}[scale_format]
+        expected = 16 * group_size * b / 8 + scales + zero_points + 3 if b else 0
         assert scheme.tile_bytes == expected
 
 

@@ -111,14 +111,18 @@ def test_every_tensor_is_aligned_to_its_elements(tmp_path):
     assert [entry.name for entry in entries if entry.start % DTYPES[entry.dtype].itemsize] == []
 
 
-@pytest.mark.parametrize(("formats", "version"), [("integer", 1), ("trellis", 2)])
-def test_archives_without_a_trellis_open_with_readers_of_the_first_version(tmp_path, formats, version):
+@pytest.mark.parametrize(
+    ("formats", "scale_format", "version"),
+    [("integer", "log8", 1), ("trellis", "log8", 2), ("integer", "log4", 3), ("trellis", "log4", 3)],
+)
+def test_archives_open_with_the_first_readers_that_know_their_bytes(tmp_path, formats, scale_format, version):
     module = nn.Sequential(nn.Linear(256, 160), nn.ReLU(), nn.Linear(160, 64))
     data = [torch.randn(40, 256, generator=torch.Generator().manual_seed(i)) for i in range(6)]
-    result = laq.quantize(module, bpw=8, data=data, formats=formats, compare=False)
+    result = laq.quantize(module, bpw=8, data=data, formats=formats, scale_format=scale_format, compare=False)
     folder = result.save(tmp_path / "out")
     assert json.loads((folder / MANIFEST).read_text())["version"] == version
-    assert {tag > 16 for packed in result.packed.values() for tag in packed.bits.tolist()} == {version == 2}
+    trellis = {tag > 16 for packed in result.packed.values() for tag in packed.bits.tolist()}
+    assert trellis == {formats == "trellis"}
     inputs = torch.randn(3, 256)
     assert torch.equal(laq.load(folder, module=module)(inputs), result.model(inputs))
 
@@ -137,7 +141,7 @@ def test_manifest_says_what_is_in_the_archive(result, folder):
 
 
 def test_tensor_types_are_those_of_the_format(result, folder):
-    log = result.plan.scale_format is ScaleFormat.LOG8
+    log = result.plan.scale_format.is_log
     types = {name.rpartition(".")[2]: entry.dtype for name, entry in read_header(shard_of(folder)).items()}
     expected = {
         "payload": "U8",
@@ -228,9 +232,9 @@ def test_archive_of_a_module_needs_one(folder):
 
 def test_later_version_is_refused_with_the_way_out(copied):
     content = json.loads((copied / MANIFEST).read_text())
-    (copied / MANIFEST).write_text(json.dumps(content | {"version": 3}))
+    (copied / MANIFEST).write_text(json.dumps(content | {"version": 4}))
     with pytest.raises(
-        FormatError, match="archive version 3, this laq reads up to 2\nhint: install a newer laq"
+        FormatError, match="archive version 4, this laq reads up to 3\nhint: install a newer laq"
     ):
         open_archive(copied)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,16 +77,16 @@ class Archive:
         FormatError
             If a section is missing, of the wrong type, or out of range.
         """
-        log = self.manifest.scale_format is ScaleFormat.LOG8
+        scale_format = self.manifest.scale_format
         get = self._section
         tensor = PackedTensor(
             grid=entry.grid,
-            scale_format=self.manifest.scale_format,
+            scale_format=scale_format,
             payload=get(entry.name, "payload", np.uint8),
             bits=get(entry.name, "bits", np.uint8),
             groups=get(entry.name, "groups", np.uint16),
-            scales=get(entry.name, "scales", np.uint8 if log else np.float16, rank=2),
-            scale_base=get(entry.name, "scale_base", np.float16) if log else None,
+            scales=get(entry.name, "scales", scale_format.dtype, rank=2),
+            scale_base=get(entry.name, "scale_base", np.float16) if scale_format.is_log else None,
             zero_points=get(entry.name, "zero_points", np.uint8),
             row_offsets=get(entry.name, "row_offsets", np.uint64),
             row_permutation=self._permutation(
@@ -214,7 +214,7 @@ def _manifest_json(
         weights.append(fields)
     content = {
         "format": "laq-archive",
-        "version": 2 if any((one.bits > TAG).any() for one in packed.values()) else 1,
+        "version": _version(packed.values()),
         "architecture": manifest.architecture,
         "scale_format": manifest.scale_format.value,
         "plan": dict(manifest.plan),
@@ -227,6 +227,13 @@ def _manifest_json(
         "weights": weights,
     }
     return json.dumps(content, separators=(",", ":"))
+
+
+def _version(packed: Collection[PackedTensor]) -> int:
+    """Return the first version that knows these bytes: older readers open what they can."""
+    if any(one.scale_format is ScaleFormat.LOG4 for one in packed):
+        return 3
+    return 2 if any((one.bits > TAG).any() for one in packed) else 1
 
 
 def _hash(tensors: Iterable[RawTensor]) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from laq.core.formats import CANDIDATES, Format, Trellis
 from laq.core.groups import TILE_ROWS
+from laq.core.qtensor import LOG4_SPAN
 from laq.core.scheme import ScaleFormat
 from laq.quantizers.common.clip_search import Grid, search
 from laq.quantizers.common.engine import Engine, RoundedGroup
@@ -54,10 +55,9 @@ class TorchEngine(Engine):
         scale_format: ScaleFormat,
     ) -> RoundedGroup:
         """See `Engine.round`."""
-        log = scale_format is ScaleFormat.LOG8
         result = RoundedGroup(
             codes=torch.empty(block.shape, dtype=torch.uint8),
-            scales=torch.empty(block.shape[1], dtype=torch.int16 if log else torch.float16),
+            scales=torch.empty(block.shape[1], dtype=torch.int16 if scale_format.is_log else torch.float16),
             zero_points=torch.empty(block.shape[1]),
             errors=torch.empty(block.shape if factor is not None else 0),
         )
@@ -75,6 +75,27 @@ class TorchEngine(Engine):
 
 
 def _search(
+    block: torch.Tensor,
+    candidate: Format,
+    column_weights: torch.Tensor,
+    floor: torch.Tensor,
+    scale_format: ScaleFormat,
+) -> Grid:
+    """Search whole tiles; scales too far below the largest of their tile for LOG4 are searched again."""
+    grid = _search_rows(block, candidate, column_weights, floor, scale_format)
+    if scale_format is not ScaleFormat.LOG4:
+        return grid
+    lowest = grid.stored.view(-1, TILE_ROWS).amax(1).repeat_interleave(TILE_ROWS) - LOG4_SPAN
+    rows = (grid.stored < lowest).nonzero()[:, 0]
+    if len(rows):
+        raised = torch.maximum(floor, lowest)[rows]
+        again = _search_rows(block[:, rows].contiguous(), candidate, column_weights, raised, scale_format)
+        for name in ("scales", "stored", "zero_points", "error"):
+            getattr(grid, name)[rows] = getattr(again, name)
+    return grid
+
+
+def _search_rows(
     block: torch.Tensor,
     candidate: Format,
     column_weights: torch.Tensor,
