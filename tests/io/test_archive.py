@@ -12,7 +12,6 @@ from torch import nn
 import laq
 from laq.core.errors import FormatError, RequestError
 from laq.core.formats import CANDIDATES
-from laq.core.scheme import ScaleFormat
 from laq.io.archive import folder_bytes, open_archive, verify_hashes
 from laq.io.manifest import MANIFEST, WEIGHT_RESERVE, WeightEntry
 from laq.io.safetensors import read_header
