@@ -15,11 +15,12 @@ from laq.core.importance import Importance
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
 from laq.quantizers import QUANTIZERS
-from laq.quantizers.common.clip_search import scale_floor
-from laq.quantizers.common.engines import engine
+from laq.quantizers.common.engines import engine_of
 from laq.quantizers.common.native_engine import NativeEngine
 from laq.quantizers.common.sorting import sort_weight, sorted_hessian
 from laq.quantizers.common.torch_engine import TorchEngine
+from laq.ranges.common.grid import scale_floor
+from laq.ranges.mse import Mse
 from laq.sensitivity.fisher import tile_losses
 
 LIBRARY = native.library()
@@ -147,7 +148,7 @@ def in_torch(monkeypatch):
         monkeypatch.setenv(native.ENVIRONMENT, native.WITHOUT)
         native.library.cache_clear()
         try:
-            assert isinstance(engine(), TorchEngine)
+            assert isinstance(engine_of(Mse()), TorchEngine)
             return function()
         finally:
             monkeypatch.undo()
@@ -161,7 +162,7 @@ def in_torch(monkeypatch):
 @pytest.mark.parametrize("scale_format", ScaleFormat)
 def test_methods_and_curves_are_the_same_with_and_without_kernels(in_torch, name, scale_format):
     """Feedback between groups is a product in torch on both paths."""
-    assert isinstance(engine(), NativeEngine)
+    assert isinstance(engine_of(Mse()), NativeEngine)
     generator = np.random.default_rng(0)
     inputs = generator.standard_normal((900, 300)) @ np.triu(generator.uniform(-0.1, 0.2, (300, 300)), -1)
     second = (inputs.T @ inputs / 900).astype(np.float32)
