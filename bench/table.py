@@ -10,6 +10,7 @@ import numpy as np
 HERE = Path(__file__).parent
 COMMANDS = {
     "ladder": "bench/ladder.py --text TEXT",
+    "ranges": "bench/ranges.py --text TEXT",
     "allocators": "bench/allocators.py --text TEXT",
     "quality": "bench/quality.py --text TEXT",
     "whole_model": "bench/whole_model.py --text TEXT",

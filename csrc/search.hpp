@@ -1,6 +1,6 @@
 // The clip search of a group, 16 rows at a time: what quantization to integers spends its time on.
 //
-// src/laq/quantizers/common/clip_search.py defines it; every product and sum is rounded as there, in the same order,
+// src/laq/ranges/common/clip_search.py defines it; every product and sum is rounded as there, in the same order,
 // so that both give the same bits. Plain loops over vectors of rows, see lanes.hpp.
 #pragma once
 

@@ -222,3 +222,25 @@ def test_another_allocator_is_named_in_the_result():
     found = laq.quantize(module, bpw=5.0, data=list(torch.randn(9, 16, 256)), unit="tensor", allocator="ilp")
     assert [one.label for one in found.comparisons] == ["tensor, ilp", "tensor", "uniform"]
     assert found.provenance["allocator"] == "ilp"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"range": "magic", "formats": "integer"}, "unknown range 'magic'"),
+        ({"range": "hqq"}, "'hqq' is for integers alone"),
+        ({"range": "absmax", "formats": "trellis"}, "'absmax' is for integers alone"),
+    ],
+)
+def test_ranges_that_cannot_serve_are_refused_before_anything_is_opened(options, words):
+    with pytest.raises(RequestError, match=words):
+        laq.quantize(nn.Linear(64, 64), bpw=8.0, data=[], **options)
+
+
+def test_a_range_is_used_and_recorded():
+    module = tiny_llama()
+    options = {"bpw": 14.0, "data": batches(use_cache=False), "formats": "integer", "compare": False}
+    results = {name: laq.quantize(module, range=name, **options) for name in ("mse", "absmax")}
+    assert {name: result.plan.range for name, result in results.items()} == {"mse": "mse", "absmax": "absmax"}
+    assert results["absmax"].plan.predicted_loss_nats > results["mse"].plan.predicted_loss_nats
+    assert results["absmax"].record != results["mse"].record

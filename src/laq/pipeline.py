@@ -16,12 +16,12 @@ from laq.calibration.data import CALIBRATION_TOKENS, Splits
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import BudgetError, RequestError
-from laq.core.formats import formats_of
+from laq.core.formats import check_range
 from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.networks import Network
-from laq.quantizers import QUANTIZERS
+from laq.quantizers import quantizer_of
 from laq.resources import check_resources
 from laq.runtime.result import Result, sidecar_bytes
 from laq.selection import Job, best_plan, smallest_budget
@@ -49,6 +49,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     allocator: str = "lagrange",
     formats: str = "all",
     quantizer: str = "gptq",
+    range: str = "mse",
     group_size: int = 64,
     scale_format: str = "log4",
     keep: str | None = None,
@@ -77,6 +78,9 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Number formats that tiles may take, see docs/METHODS.md.
     quantizer : str
         Method that picks codes, see `laq methods`.
+    range : str
+        Method that chooses scales and zero points of integers, see `laq methods`; others than "mse" with
+        formats="integer".
     group_size : int
         32, 64 or 128 columns that share a scale.
     scale_format : "log4", "log8" or "float16"
@@ -100,23 +104,29 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         If the request cannot be met; before the slow work where that can be known.
     """
     _check_limits(bpw, size, max_kl)
-    _check_options(unit, quantizer, group_size, scale_format, control)
+    _check_options(unit, group_size, scale_format, control)
+    quantizer_of(quantizer, range)
+    check_range(range, formats)
     network = open_network(source, keep=keep)
     grids = [TileGrid(*weight.shape, group_size) for weight in network.weights]
-    formats_of(formats)
     ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
     splits = splits_of(network, data, tokens=tokens, seed=seed)
     if measured is not None:
         stats, curves = open_measured(measured)
         network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
-        _check_same(curves, quantizer, group_size, scale_format)
+        _check_same(curves, (quantizer, range, group_size, scale_format))
         _check_disjoint(stats, splits)
     else:
         check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
         stats = calibrate(network, splits, seed=seed)
         curves = measure(
-            network, stats, quantizer=quantizer, group_size=group_size, scale_format=scale_format
+            network,
+            stats,
+            quantizer=quantizer,
+            range=range,
+            group_size=group_size,
+            scale_format=scale_format,
         )
     job = Job(network, splits, stats, curves, unit, allocator, formats, control, seed)
     result = best_plan(
@@ -147,12 +157,9 @@ def _check_limits(bpw: object, size: object, max_kl: float | None) -> None:
         raise RequestError(f"max_kl {max_kl} is not a positive number", hint=NUMBERS["max_kl"])
 
 
-def _check_options(
-    unit: str, quantizer: str, group_size: int, scale_format: str, control: str | None
-) -> None:
+def _check_options(unit: str, group_size: int, scale_format: str, control: str | None) -> None:
     """Refuse what the steps would refuse after the slow work."""
     unit_of(unit)
-    QUANTIZERS.get(quantizer)
     known = {
         "group_size": GROUP_SIZES,
         "scale_format": [s.value for s in ScaleFormat],
@@ -172,13 +179,13 @@ def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
     return stats, curves
 
 
-def _check_same(curves: Curves, quantizer: str, group_size: int, scale_format: str) -> None:
+def _check_same(curves: Curves, asked: tuple[str, str, int, str]) -> None:
     """Refuse settings that differ from those a measurement was made with."""
-    asked = (quantizer, group_size, scale_format)
-    found = (curves.quantizer, curves.weights[0].grid.group_size, curves.scale_format.value)
+    group_size = curves.weights[0].grid.group_size
+    found = (curves.quantizer, curves.range, group_size, curves.scale_format.value)
     if asked != found:
         raise RequestError(
-            f"measured with quantizer, group size, scale format {found}, asked for {asked}",
+            f"measured with quantizer, range, group size, scale format {found}, asked for {asked}",
             hint="measure again, or ask for the same",
         )
 

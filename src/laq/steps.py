@@ -22,7 +22,7 @@ from laq.core.target import Unit
 from laq.evaluation.divergence import compare
 from laq.networks import Batch, Network, describe, load_network
 from laq.networks.transformers import describe_causal, is_causal_model
-from laq.quantizers import QUANTIZERS
+from laq.quantizers import quantizer_of
 from laq.quantizers.common.apply import apply_plans
 from laq.runtime.linear import rounding_activations
 from laq.runtime.replace import resident_bytes
@@ -98,6 +98,7 @@ def measure(
     stats: Stats,
     *,
     quantizer: str = "gptq",
+    range: str = "mse",
     group_size: int = 64,
     scale_format: str = "log4",
 ) -> Curves:
@@ -111,19 +112,22 @@ def measure(
         What calibration saw of it.
     quantizer : str
         Method whose error is measured.
+    range : str
+        Method that chooses scales and zero points of integers, see `laq methods`.
     group_size : int
         32, 64 or 128 columns that share a scale.
     scale_format : "log4", "log8" or "float16"
         How scales are stored.
     """
     opened, scales = open_network(network), ScaleFormat(scale_format)
-    method = QUANTIZERS.get(quantizer)()
+    method = quantizer_of(quantizer, range)
     measured = measure_weights(opened, stats, method, group_size=group_size, scale_format=scales)
     return Curves(
         weights=measured.weights,
         column_permutations=measured.column_permutations,
         scale_format=scales,
         quantizer=quantizer,
+        range=range,
         fixed_bytes=archive_fixed_bytes(opened, measured.weights, measured.column_permutations, scales),
         original_bytes=opened.original_bytes,
         n_params=opened.n_params,

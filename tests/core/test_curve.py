@@ -26,7 +26,9 @@ def curves():
         losses[0] = np.inf
         weights.append(WeightCurves(name, grid, losses, rows, "a:input.column_permutation"))
     order = {"a:input.column_permutation": generator.permutation(100).astype(np.uint16)}
-    return Curves(tuple(weights), order, ScaleFormat.FLOAT16, "gptq", 1000, 20000, 5700, "source", "data")
+    return Curves(
+        tuple(weights), order, ScaleFormat.FLOAT16, "gptq", 1000, 20000, 5700, "source", "data", "hqq"
+    )
 
 
 def test_curves_survive_saving(tmp_path):
@@ -36,6 +38,7 @@ def test_curves_survive_saving(tmp_path):
     for name in (
         "scale_format",
         "quantizer",
+        "range",
         "fixed_bytes",
         "original_bytes",
         "n_params",
@@ -131,3 +134,12 @@ def test_curves_of_before_trellises_are_read_without_them(tmp_path):
     replace(saved, weights=cut).save(tmp_path / "cut")
     with pytest.raises(FormatError, match="losses have shape"):
         Curves.open(tmp_path / "cut")
+
+
+def test_curves_of_before_ranges_are_of_mse(tmp_path):
+    folder = tmp_path / "curves"
+    curves().save(folder)
+    content = json.loads((folder / HEADER_NAME).read_text())
+    assert content["header"].pop("range") == "hqq"
+    (folder / HEADER_NAME).write_text(json.dumps(content))
+    assert Curves.open(folder).range == "mse"

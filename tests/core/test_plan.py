@@ -29,7 +29,7 @@ def plan_of(seed=0, shapes=((40, 100), (17, 100))):
         weights.append(WeightPlan(f"w{index}", grid, choices, rows, "columns" if shape[1] == 100 else ""))
     columns = {"columns": generator.permutation(100).astype(np.uint16)}
     return Plan(
-        tuple(weights), columns, Unit.TILE, ScaleFormat.LOG8, "gptq", 9000, 8000, 5700, 0.125, "source"
+        tuple(weights), columns, Unit.TILE, ScaleFormat.LOG8, "gptq", 9000, 8000, 5700, 0.125, "source", "hqq"
     )
 
 
@@ -165,3 +165,12 @@ def test_format_that_does_not_exist_is_a_format_error(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(FormatError, match="unknown format"):
         Plan.open(path)
+
+
+def test_plans_of_before_ranges_are_of_mse(tmp_path):
+    path = tmp_path / "plan.json"
+    plan_of().save(path)
+    content = json.loads(path.read_text())
+    assert content.pop("range") == "hqq"
+    path.write_text(json.dumps(content))
+    assert Plan.open(path).range == "mse"

@@ -15,11 +15,14 @@ from laq.core.importance import Importance
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
 from laq.quantizers import QUANTIZERS
-from laq.quantizers.common.clip_search import scale_floor
-from laq.quantizers.common.engines import engine
+from laq.quantizers.common.engines import engine_of
+from laq.quantizers.common.mixed_engine import MixedEngine
 from laq.quantizers.common.native_engine import NativeEngine
 from laq.quantizers.common.sorting import sort_weight, sorted_hessian
 from laq.quantizers.common.torch_engine import TorchEngine
+from laq.ranges.absmax import AbsMax
+from laq.ranges.common.grid import scale_floor
+from laq.ranges.mse import Mse
 from laq.sensitivity.fisher import tile_losses
 
 LIBRARY = native.library()
@@ -147,7 +150,7 @@ def in_torch(monkeypatch):
         monkeypatch.setenv(native.ENVIRONMENT, native.WITHOUT)
         native.library.cache_clear()
         try:
-            assert isinstance(engine(), TorchEngine)
+            assert isinstance(engine_of(Mse()), TorchEngine)
             return function()
         finally:
             monkeypatch.undo()
@@ -161,7 +164,7 @@ def in_torch(monkeypatch):
 @pytest.mark.parametrize("scale_format", ScaleFormat)
 def test_methods_and_curves_are_the_same_with_and_without_kernels(in_torch, name, scale_format):
     """Feedback between groups is a product in torch on both paths."""
-    assert isinstance(engine(), NativeEngine)
+    assert isinstance(engine_of(Mse()), NativeEngine)
     generator = np.random.default_rng(0)
     inputs = generator.standard_normal((900, 300)) @ np.triu(generator.uniform(-0.1, 0.2, (300, 300)), -1)
     second = (inputs.T @ inputs / 900).astype(np.float32)
@@ -185,6 +188,30 @@ def test_methods_and_curves_are_the_same_with_and_without_kernels(in_torch, name
     for field in ("codes", "scales", "zero_points"):
         assert same_bits(getattr(native_codes, field), getattr(torch_codes, field)), field
     assert np.array_equal(curves(), in_torch(curves))
+
+
+@needs_library
+@pytest.mark.parametrize("scale_format", ScaleFormat)
+@pytest.mark.parametrize("feedback", [False, True])
+def test_other_ranges_round_trellises_by_the_kernels_as_in_torch(scale_format, feedback):
+    generator = np.random.default_rng(0)
+    block = columns_of(generator, (64, 16 * len(CANDIDATES)), 0)
+    choices = torch.arange(len(CANDIDATES), dtype=torch.uint8)
+    options = {
+        "floor": scale_floor(block),
+        "factor": torch.eye(64) + 0.1 * torch.ones(64, 64).triu(1) if feedback else None,
+        "scale_format": scale_format,
+    }
+    mixed = engine_of(AbsMax())
+    assert isinstance(mixed, MixedEngine)
+    found = mixed.round(block, choices, torch.ones(64), **options)
+    expected = TorchEngine(AbsMax()).round(block, choices, torch.ones(64), **options)
+    for field in FIELDS:
+        assert same_bits(getattr(found, field), getattr(expected, field)), field
+
+
+def test_without_kernels_every_range_runs_in_torch(in_torch):
+    assert isinstance(in_torch(lambda: engine_of(AbsMax())), TorchEngine)
 
 
 def source(**changes):

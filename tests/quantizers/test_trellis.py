@@ -10,8 +10,8 @@ from laq.core.formats import TRELLISES
 from laq.core.formats.trellis import MIDDLE
 from laq.core.groups import GROUP_SIZES
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.clip_search import scale_floor
 from laq.quantizers.common.trellis import _cheapest_path, round_trellis, search_trellis
+from laq.ranges.common.grid import scale_floor
 
 TABLES = {bits: torch.from_numpy(each.table.copy()).float() - MIDDLE for bits, each in TRELLISES.items()}
 BEST_UNIFORM = {1: 0.3634, 2: 0.1188, 3: 0.0374, 4: 0.01154, 5: 0.00349, 6: 0.00104}

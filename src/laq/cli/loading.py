@@ -10,11 +10,13 @@ from laq.core.errors import FormatError, RequestError
 from laq.io.archive import Archive, missing_sidecars, open_archive
 from laq.networks.module import Network
 from laq.networks.transformers import load_tokenizer, require_transformers
-from laq.quantizers import QUANTIZERS
+from laq.quantizers import quantizer_of
 from laq.steps import open_network
 
 
-def opened_network(model: str, *, keep: str | None = None, quantizer: str = "gptq") -> Network:
+def opened_network(
+    model: str, *, keep: str | None = None, quantizer: str = "gptq", range: str = "mse"
+) -> Network:
     """Load a network, after names that would fail later were looked up.
 
     Parameters
@@ -23,15 +25,15 @@ def opened_network(model: str, *, keep: str | None = None, quantizer: str = "gpt
         Folder, file or hub id.
     keep : str, optional
         Regular expression of weights to leave alone.
-    quantizer : str
+    quantizer, range : str
         Must exist.
 
     Raises
     ------
     RequestError
-        If there is no such quantizer or network.
+        If there is no such quantizer, range or network.
     """
-    QUANTIZERS.get(quantizer)
+    quantizer_of(quantizer, range)
     return open_network(model, keep=keep)
 
 

@@ -20,6 +20,7 @@ from laq.cli.options import (
     Model,
     QuantizerName,
     Quiet,
+    RangeName,
     Seed,
     Tokens,
     check_data,
@@ -41,6 +42,7 @@ def measure(
     model: Model,
     output: Out,
     quantizer: QuantizerName = "gptq",
+    range: RangeName = "mse",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG4,
     keep: Keep = None,
@@ -68,7 +70,7 @@ def measure(
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
-        network = opened_network(model, keep=keep, quantizer=quantizer)
+        network = opened_network(model, keep=keep, quantizer=quantizer, range=range)
         # second moments of every input, and ten losses of four bytes for each tile of 512 weights or more
         check_room(output, sum(4 * w.shape[1] ** 2 for w in network.weights) + network.n_params // 8)
         splits = splits_of(network, data, tokens=tokens, seed=seed)
@@ -78,6 +80,7 @@ def measure(
             network,
             stats,
             quantizer=quantizer,
+            range=range,
             group_size=int(group_size.value),
             scale_format=scale_format.value,
         )
@@ -116,6 +119,7 @@ def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: f
         "data_hash": curves.data_hash,
         "source_hash": curves.source_hash,
         "quantizer": curves.quantizer,
+        "range": curves.range,
         "scale_format": curves.scale_format.value,
         "original_bytes": curves.original_bytes,
         "smallest_bytes": smallest,
@@ -127,10 +131,17 @@ def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: f
 
 def _text(content: Mapping[str, Any]) -> str:
     from laq.cli.tables import mega
+    from laq.core.formats import FIRST_RANGE
 
     return (
-        "measured {n_weights} weights in {n_tiles} tiles on {n_tokens} tokens ({data}) with {quantizer}\n"
+        "measured {n_weights} weights in {n_tiles} tiles on {n_tokens} tokens ({data}) with {quantizer}, "
+        "range {range}\n"
         "possible sizes: {smallest} MB ({smallest_bpw:.2f} bits per weight) to {largest} MB "
         "({largest_bpw:.2f}), the original\n"
-        "saved {folder}; next:\n  laq plan {folder} --bpw X"
-    ).format(**content, smallest=mega(content["smallest_bytes"]), largest=mega(content["largest_bytes"]))
+        "saved {folder}; next:\n  laq plan {folder} --bpw X{format}"
+    ).format(
+        **content,
+        format="" if content["range"] == FIRST_RANGE else " --format integer",
+        smallest=mega(content["smallest_bytes"]),
+        largest=mega(content["largest_bytes"]),
+    )

@@ -7,16 +7,20 @@ from laq.cli.output import running
 
 
 def methods(as_json: AsJson = False, debug: Debug = False) -> None:
-    """List quantizers and allocators with their status."""
+    """List quantizers, ranges and allocators with their status."""
     with running(debug=debug, as_json=as_json, quiet=True) as out:
         from laq.allocation import ALLOCATORS
         from laq.cli.tables import table_of
         from laq.quantizers import QUANTIZERS
+        from laq.ranges import RANGES
 
         found: list[tuple[str, str, str, str]] = []
         for name in QUANTIZERS.names():
             quantizer = QUANTIZERS.get(name)
             found.append(("quantizer", name, quantizer.status, quantizer.summary))
+        for name in RANGES.names():
+            method = RANGES.get(name)
+            found.append(("range", name, method.status, method.summary))
         for name in ALLOCATORS.names():
             allocator = ALLOCATORS.get(name)
             found.append(("allocator", name, allocator.status, allocator.summary))

@@ -69,6 +69,10 @@ EvalTokens = Annotated[
 ]
 Keep = Annotated[str | None, typer.Option("--keep", metavar="REGEX", help="Weights to leave as they are.")]
 QuantizerName = Annotated[str, typer.Option("--quantizer", help="Method, see `laq methods`.")]
+RangeName = Annotated[
+    str,
+    typer.Option("--range", help="How scales and zero points of integers are chosen, see `laq methods`."),
+]
 Group = Annotated[GroupSize, typer.Option("--group-size", help="Columns that share a scale.")]
 AllocatorName = Annotated[
     str, typer.Option("--allocator", help="How bytes are spent over units, see `laq methods`.")

@@ -24,6 +24,7 @@ from laq.cli.options import (
     Model,
     QuantizerName,
     Quiet,
+    RangeName,
     Seed,
     Size,
     Tokens,
@@ -71,6 +72,7 @@ def quantize(
     allocator: AllocatorName = "lagrange",
     formats: FormatName = Formats.ALL,
     quantizer: QuantizerName = "gptq",
+    range: RangeName = "mse",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG4,
     keep: Keep = None,
@@ -93,7 +95,7 @@ def quantize(
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         check_data(data)
         check_allocator(allocator)
-        network = _open(model, output, keep=keep, quantizer=quantizer)
+        network = _open(model, output, formats.value, keep=keep, quantizer=quantizer, range=range)
 
         from laq.cli.paths import check_room
         from laq.pipeline import budget_bytes
@@ -111,6 +113,7 @@ def quantize(
             allocator=allocator,
             formats=formats.value,
             quantizer=quantizer,
+            range=range,
             group_size=int(group_size.value),
             scale_format=scale_format.value,
             control=None if control is None else control.value,
@@ -125,14 +128,18 @@ def quantize(
         )
 
 
-def _open(model: str, output: Path, *, keep: str | None, quantizer: str) -> Any:
+def _open(model: str, output: Path, formats: str, *, keep: str | None, quantizer: str, range: str) -> Any:
     """Check what can be checked at once, then load."""
     from laq.cli.loading import opened_network
     from laq.cli.paths import check_output
+    from laq.core.formats import check_range
     from laq.io.archive import ARCHIVE_FOLDER
+    from laq.ranges import RANGES
 
     check_output(output, ARCHIVE_FOLDER)
-    return opened_network(model, keep=keep, quantizer=quantizer)
+    RANGES.get(range)
+    check_range(range, formats)
+    return opened_network(model, keep=keep, quantizer=quantizer, range=range)
 
 
 def result_json(result: Result, folder: Path, *, time_s: float) -> dict[str, Any]:

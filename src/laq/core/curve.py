@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, FIRST_RANGE
 from laq.core.groups import TileGrid
 from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.scheme import ScaleFormat
@@ -68,6 +68,8 @@ class Curves:
         Weights of the whole network, tied ones once; the denominator of bits per weight.
     source_hash, data_hash : str
         sha256 of the network and of the calibration tokens.
+    range : str
+        Method that chooses scales and zero points of integers.
     """
 
     weights: tuple[WeightCurves, ...]
@@ -79,6 +81,7 @@ class Curves:
     n_params: int
     source_hash: str
     data_hash: str
+    range: str = FIRST_RANGE
 
     def save(self, path: Path | str) -> None:
         """Write a folder; see `open`."""
@@ -96,6 +99,7 @@ class Curves:
             "column_permutations": list(self.column_permutations),
             "scale_format": self.scale_format.value,
             "quantizer": self.quantizer,
+            "range": self.range,
             "fixed_bytes": self.fixed_bytes,
             "original_bytes": self.original_bytes,
             "n_params": self.n_params,
@@ -121,6 +125,7 @@ class Curves:
                 weights=tuple(_weight_curves(entry, arrays, columns) for entry in header["weights"]),
                 column_permutations=columns,
                 scale_format=ScaleFormat(header["scale_format"]),
+                range=header.get("range", FIRST_RANGE),
                 **{name: header[name] for name in names},
             )
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.core.errors import FormatError
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, FIRST_RANGE
 from laq.core.groups import TileGrid
 from laq.core.packing import section_specs
 from laq.core.permutation import IndexArray, checked_permutation
@@ -87,6 +87,8 @@ class Plan:
         Sum of the tiles' predicted losses.
     source_hash : str
         The network that this plan was made for.
+    range : str
+        Method that will choose scales and zero points of integers.
     """
 
     weights: tuple[WeightPlan, ...]
@@ -99,6 +101,7 @@ class Plan:
     n_params: int
     predicted_loss_nats: float
     source_hash: str
+    range: str = FIRST_RANGE
 
     @property
     def bpw(self) -> float:
@@ -123,6 +126,7 @@ class Plan:
             "unit": self.unit.value,
             "scale_format": self.scale_format.value,
             "quantizer": self.quantizer,
+            "range": self.range,
             "budget_bytes": self.budget_bytes,
             "size_bytes": self.size_bytes,
             "n_params": self.n_params,
@@ -156,6 +160,7 @@ def _plan_from_json(content: dict[str, Any]) -> Plan:
         column_permutations={key: checked_permutation(order, len(order)) for key, order in columns.items()},
         unit=Unit(content["unit"]),
         scale_format=ScaleFormat(content["scale_format"]),
+        range=content.get("range", FIRST_RANGE),
         **{name: content[name] for name in names},
     )
 

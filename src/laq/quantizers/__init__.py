@@ -15,6 +15,10 @@ import torch
 
 from laq.core.registry import Registry
 from laq.core.scheme import ScaleFormat
+from laq.quantizers.common.engine import Engine
+from laq.quantizers.common.engines import engine_of
+from laq.ranges import RANGES, Range
+from laq.ranges.mse import Mse
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,24 @@ class Feedback:
 
 
 class Quantizer(ABC):
-    """Contract of a method; widths may differ by tile, so one call serves a whole matrix."""
+    """Contract of a method; widths may differ by tile, so one call serves a whole matrix.
+
+    Parameters
+    ----------
+    range : Range, optional
+        How scales and zero points of integers are chosen; `mse` if not given.
+    """
 
     status: ClassVar[Literal["stable", "experimental"]]
     summary: ClassVar[str]
+
+    def __init__(self, range: Range | None = None) -> None:
+        self._range = Mse() if range is None else range
+
+    @property
+    def engine(self) -> Engine:
+        """What searches and rounds groups with the range given; methods and measurement use it alike."""
+        return engine_of(self._range)
 
     @abstractmethod
     def prepare(self, hessian: torch.Tensor) -> Feedback:
@@ -78,3 +96,14 @@ class Quantizer(ABC):
 
 
 QUANTIZERS: Registry[Quantizer] = Registry("quantizer", "laq.quantizers", Quantizer)  # type: ignore[type-abstract]  # the ABC is only the bound
+
+
+def quantizer_of(name: str, range_name: str) -> Quantizer:
+    """Return a quantizer with a range, both by name.
+
+    Raises
+    ------
+    RequestError
+        If there is no such method; names those there are.
+    """
+    return QUANTIZERS.get(name)(RANGES.get(range_name)())

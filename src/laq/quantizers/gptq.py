@@ -10,8 +10,8 @@ from laq.core.errors import CalibrationError
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
-from laq.quantizers.common.clip_search import scale_floor
-from laq.quantizers.common.engines import engine
+from laq.quantizers.common.engine import Engine
+from laq.ranges.common.grid import scale_floor
 
 DAMPING = 0.01
 MAX_DAMPING = 1.0
@@ -48,8 +48,11 @@ class Gptq(Quantizer):
         self, weight: torch.Tensor, feedback: Feedback, choices: torch.Tensor, *, scale_format: ScaleFormat
     ) -> Codes:
         """Choose codes, scales and zero points; see `Quantizer.quantize`."""
+        engine = self.engine
         parts = [
-            _quantize_rows(part.clone(memory_format=torch.contiguous_format), feedback, chosen, scale_format)
+            _quantize_rows(
+                part.clone(memory_format=torch.contiguous_format), feedback, chosen, engine, scale_format
+            )
             for part, chosen in zip(
                 weight.split(CHUNK_ROWS, 1), choices.split(CHUNK_ROWS // TILE_ROWS, 1), strict=True
             )
@@ -62,7 +65,11 @@ class Gptq(Quantizer):
 
 
 def _quantize_rows(
-    remaining: torch.Tensor, feedback: Feedback, choices: torch.Tensor, scale_format: ScaleFormat
+    remaining: torch.Tensor,
+    feedback: Feedback,
+    choices: torch.Tensor,
+    engine: Engine,
+    scale_format: ScaleFormat,
 ) -> Codes:
     """Quantize [columns, rows] group by group, in place."""
     factor = feedback.factor
@@ -71,10 +78,10 @@ def _quantize_rows(
     group_size = len(remaining) // groups
     codes = torch.empty(remaining.shape, dtype=torch.uint8)
     scales, zeros = [], torch.empty((groups, rows))
-    rounding, floor = engine(), scale_floor(remaining)
+    floor = scale_floor(remaining)
     for group in range(groups):
         here = slice(group * group_size, (group + 1) * group_size)
-        rounded = rounding.round(
+        rounded = engine.round(
             remaining[here],
             choices[group],
             feedback.column_weights[here],

@@ -8,8 +8,7 @@ import torch
 
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
-from laq.quantizers.common.clip_search import scale_floor
-from laq.quantizers.common.engines import engine
+from laq.ranges.common.grid import scale_floor
 
 
 @final
@@ -32,7 +31,7 @@ class RoundToNearest(Quantizer):
         weights = feedback.column_weights.view(groups, -1)
         codes = torch.empty(blocks.shape, dtype=torch.uint8)
         scales, zeros = [], torch.empty((groups, rows))
-        rounding, floor = engine(), scale_floor(weight)
+        rounding, floor = self.engine, scale_floor(weight)
         for group, block in enumerate(blocks):
             rounded = rounding.round(
                 block, choices[group], weights[group], floor=floor, factor=None, scale_format=scale_format

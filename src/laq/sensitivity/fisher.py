@@ -1,7 +1,7 @@
 """Fisher x measured encoder error: the loss of every tile at every candidate format.
 
 The loss of a change dW is 1/2 sum_i G_i dW_i H dW_i'. The quantizer says what a squared rounding error in
-each column costs under its own feedback; the clip search that it will use says how large that error is. A
+each column costs under its own feedback; the range that it will use says how large that error is. A
 short run of the quantizer itself, at two widths of every family of formats on a sample of rows, corrects
 what is left.
 """
@@ -19,10 +19,9 @@ from laq.core.importance import FLOOR_SUPPORT, Importance
 from laq.core.permutation import IndexArray
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Feedback, Quantizer
-from laq.quantizers.common.clip_search import scale_floor
 from laq.quantizers.common.dequantize import dequantize_columns
-from laq.quantizers.common.engines import engine
 from laq.quantizers.common.sorting import SortedWeight
+from laq.ranges.common.grid import scale_floor
 
 CORRECTION_FORMATS: tuple[tuple[Format, Format], ...] = ((INT2, INT4), (TRELLISES[2], TRELLISES[4]))
 """Two of each family, with which error feedback is run; in between the gain is interpolated."""
@@ -45,7 +44,7 @@ def tile_losses(
 
     Formats under two bits are infinite where the statistics do not support them.
     """
-    losses = _rounding_losses(weight, feedback, scale_format)
+    losses = _rounding_losses(weight, quantizer, feedback, scale_format)
     losses *= _correction(weight, quantizer, feedback, losses, scale_format)[:, None, None]
     unsupported = _unsupported(weight, importance, columns)
     for index, candidate in enumerate(CANDIDATES):
@@ -55,11 +54,11 @@ def tile_losses(
 
 
 def _rounding_losses(
-    weight: SortedWeight, feedback: Feedback, scale_format: ScaleFormat
+    weight: SortedWeight, quantizer: Quantizer, feedback: Feedback, scale_format: ScaleFormat
 ) -> npt.NDArray[np.float32]:
     """Losses of independent rounding errors under the quantizer's own column weights."""
     grid = weight.grid
-    errors = engine().errors(
+    errors = quantizer.engine.errors(
         weight.matrix,
         feedback.column_weights,
         group_size=grid.group_size,

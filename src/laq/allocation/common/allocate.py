@@ -12,7 +12,7 @@ from laq.allocation import ALLOCATORS
 from laq.core.budget import bytes_to_bpw
 from laq.core.curve import Curves, WeightCurves
 from laq.core.errors import BudgetError, RequestError
-from laq.core.formats import CANDIDATES, formats_of
+from laq.core.formats import CANDIDATES, check_range, formats_of
 from laq.core.groups import TileGrid
 from laq.core.packing import SectionSpec, section_specs
 from laq.core.plan import Plan, WeightPlan
@@ -73,9 +73,12 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
 
     Raises
     ------
+    RequestError
+        If the measured range is not for these formats.
     BudgetError
         If the budget is below the smallest or above the original size; says the possible range.
     """
+    check_range(curves.range, formats)
     smallest, largest = size_range(curves, unit=unit, formats=formats, floor=floor)
     if not smallest <= budget_bytes <= largest:
         raise _out_of_range(curves, budget_bytes, smallest, largest)
@@ -90,6 +93,7 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
         unit=unit,
         scale_format=curves.scale_format,
         quantizer=curves.quantizer,
+        range=curves.range,
         budget_bytes=budget_bytes,
         size_bytes=_fixed_bytes(curves, unit) + int(units.costs[choice, index].sum()),
         n_params=curves.n_params,

@@ -38,6 +38,28 @@ FAMILIES: dict[str, tuple[type[Integer] | type[Trellis], ...]] = {
 """Which formats a plan may use, by the name that `--format` takes."""
 
 
+FIRST_RANGE = "mse"
+"""The range that there always was, and the one that plans may use beside trellises."""
+
+
+def check_range(range: str, family: str) -> None:
+    """Refuse a range beside formats that it is not for.
+
+    Raises
+    ------
+    RequestError
+        If there is no such family, or it holds trellises and the range is for integers alone.
+    """
+    formats_of(family)
+    if range != FIRST_RANGE and Trellis in FAMILIES[family]:
+        integers = ", ".join(name for name, members in FAMILIES.items() if Trellis not in members)
+        raise RequestError(
+            f"range {range!r} is for integers alone, formats {family!r} hold trellises",
+            hint=f"good combinations: --range {range} --format {integers}; "
+            f"--range {FIRST_RANGE} --format {' | '.join(FAMILIES)}",
+        )
+
+
 def formats_of(family: str) -> tuple[bool, ...]:
     """Say of every candidate whether a plan may use it; a tile may always be absent.
 
@@ -51,4 +73,14 @@ def formats_of(family: str) -> tuple[bool, ...]:
     return tuple(isinstance(c, FAMILIES[family]) or c.code_bits == 0 for c in CANDIDATES)
 
 
-__all__ = ["CANDIDATES", "FAMILIES", "TRELLISES", "Format", "Integer", "Trellis", "formats_of"]
+__all__ = [
+    "CANDIDATES",
+    "FAMILIES",
+    "FIRST_RANGE",
+    "TRELLISES",
+    "Format",
+    "Integer",
+    "Trellis",
+    "check_range",
+    "formats_of",
+]

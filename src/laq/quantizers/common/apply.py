@@ -12,7 +12,7 @@ from laq.core.progress import track
 from laq.core.stats import Stats
 from laq.kernels.packing import pack
 from laq.networks.module import Network
-from laq.quantizers import QUANTIZERS, Feedback, Quantizer
+from laq.quantizers import Feedback, Quantizer, quantizer_of
 from laq.quantizers.common.encode import encode
 from laq.quantizers.common.sorting import SortedWeight, sort_weight, sorted_hessian
 from laq.quantizers.common.workers import side_by_side
@@ -26,7 +26,7 @@ def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[d
     network : Network
         The weights; left as they are.
     plans : sequence of Plan
-        Of the same quantizer, scale format and column orders.
+        Of the same quantizer, range, scale format and column orders.
     stats : Stats
         What calibration saw.
 
@@ -35,7 +35,7 @@ def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[d
     list of dict
         Packed weights by name, for each plan.
     """
-    quantizer = QUANTIZERS.get(plans[0].quantizer)()
+    quantizer = quantizer_of(plans[0].quantizer, plans[0].range)
     families = _families(plans[0], stats)
     by_name = [{weight.name: weight for weight in plan.weights} for plan in plans]
 

@@ -10,7 +10,7 @@ from laq.core.packing import TAGS
 from laq.core.scheme import ScaleFormat
 from laq.kernels.reference import levels_of
 from laq.quantizers import Codes
-from laq.quantizers.common.clip_search import decode_log_scales
+from laq.ranges.common.grid import decode_log_scales
 
 
 def dequantize_columns(codes: Codes, choices: torch.Tensor, scale_format: ScaleFormat) -> torch.Tensor:

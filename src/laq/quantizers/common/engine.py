@@ -48,7 +48,7 @@ class Engine(ABC):
         """Return the least weighted squared error of every group at every candidate format.
 
         matrix : [columns, rows], float32, whole tiles        column_weights : [columns], float32
-        floor : [rows], float32, see `laq.quantizers.common.clip_search.scale_floor`
+        floor : [rows], float32, see `laq.ranges.common.grid.scale_floor`
         Returns float32 [n_candidates, n_groups, rows]
         """
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from laq.kernels import native
 from laq.quantizers.common.engine import Engine
+from laq.quantizers.common.mixed_engine import MixedEngine
 from laq.quantizers.common.native_engine import NativeEngine
 from laq.quantizers.common.torch_engine import TorchEngine
+from laq.ranges import Range
+from laq.ranges.mse import Mse
 
 
-def engine() -> Engine:
-    """Return the native kernels if there are any and LAQ_KERNELS does not turn them off; torch otherwise."""
+def engine_of(range: Range) -> Engine:
+    """Return what searches and rounds with a range.
+
+    The native kernels if there are any, LAQ_KERNELS does not turn them off, and they know the range, which is
+    `mse` alone; torch otherwise.
+    """
     library = native.library()
-    return TorchEngine() if library is None else NativeEngine(library)
+    if library is None:
+        return TorchEngine(range)
+    kernels = NativeEngine(library)
+    return kernels if isinstance(range, Mse) else MixedEngine(TorchEngine(range), kernels)

@@ -9,9 +9,9 @@ import torch
 from laq.core.formats import CANDIDATES, Trellis
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
-from laq.quantizers.common.clip_search import SHRINK_STEPS
 from laq.quantizers.common.engine import Engine, RoundedGroup
 from laq.quantizers.common.trellis import FIRST_STEP, LAST_STEP, error_terms
+from laq.ranges.common.clip_search import SHRINK_STEPS
 
 FORMATS = native.formats(
     [

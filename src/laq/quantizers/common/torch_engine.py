@@ -10,9 +10,11 @@ from laq.core.formats import CANDIDATES, Format, Trellis
 from laq.core.groups import TILE_ROWS
 from laq.core.qtensor import LOG4_SPAN
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.clip_search import Grid, search
 from laq.quantizers.common.engine import Engine, RoundedGroup
 from laq.quantizers.common.trellis import round_trellis, search_trellis
+from laq.ranges import Grid, Range
+from laq.ranges.common.grid import weighted_sum_
+from laq.ranges.mse import Mse
 
 CHUNK_ROWS = 4096
 """Rows searched at a time: a group of them stays in the second-level cache."""
@@ -20,7 +22,16 @@ CHUNK_ROWS = 4096
 
 @final
 class TorchEngine(Engine):
-    """Element by element in torch, in the order of operations that the native kernels follow."""
+    """Element by element in torch, in the order of operations that the native kernels follow.
+
+    Parameters
+    ----------
+    range : Range, optional
+        How scales and zero points of integers are chosen; `mse`, as in the native kernels, if not given.
+    """
+
+    def __init__(self, range: Range | None = None) -> None:
+        self._range = Mse() if range is None else range
 
     def errors(
         self,
@@ -40,7 +51,7 @@ class TorchEngine(Engine):
                 here = slice(group * group_size, (group + 1) * group_size)
                 block, weights = matrix[here, rows].contiguous(), column_weights[here]
                 for index, candidate in enumerate(CANDIDATES):
-                    found = _search(block, candidate, weights, floor[rows], scale_format)
+                    found = self._search(block, candidate, weights, floor[rows], scale_format)
                     result[index, group, rows] = found.error
         return result
 
@@ -65,7 +76,7 @@ class TorchEngine(Engine):
         for choice in torch.unique(choices).tolist():  # rows are independent
             rows, candidate = (of_rows == choice).nonzero()[:, 0], CANDIDATES[choice]
             mine = block[:, rows]
-            grid = _search(mine, candidate, column_weights, floor[rows], scale_format)
+            grid = self._search(mine, candidate, column_weights, floor[rows], scale_format)
             codes, errors = _round(mine, candidate, grid, factor)
             result.codes[:, rows], result.scales[rows] = codes, grid.stored
             result.zero_points[rows] = grid.zero_points
@@ -73,38 +84,50 @@ class TorchEngine(Engine):
                 result.errors[:, rows] = errors
         return result
 
-
-def _search(
-    block: torch.Tensor,
-    candidate: Format,
-    column_weights: torch.Tensor,
-    floor: torch.Tensor,
-    scale_format: ScaleFormat,
-) -> Grid:
-    """Search whole tiles; scales too far below the largest of their tile for LOG4 are searched again."""
-    grid = _search_rows(block, candidate, column_weights, floor, scale_format)
-    if scale_format is not ScaleFormat.LOG4:
+    def _search(
+        self,
+        block: torch.Tensor,
+        candidate: Format,
+        column_weights: torch.Tensor,
+        floor: torch.Tensor,
+        scale_format: ScaleFormat,
+    ) -> Grid:
+        """Search whole tiles; scales too far below the largest of their tile for LOG4 are searched again."""
+        grid = self._search_rows(block, candidate, column_weights, floor, scale_format)
+        if scale_format is not ScaleFormat.LOG4:
+            return grid
+        lowest = grid.stored.view(-1, TILE_ROWS).amax(1).repeat_interleave(TILE_ROWS) - LOG4_SPAN
+        rows = (grid.stored < lowest).nonzero()[:, 0]
+        if len(rows):
+            raised = torch.maximum(floor, lowest)[rows]
+            part = block[:, rows].contiguous()
+            again = self._search_rows(part, candidate, column_weights, raised, scale_format)
+            for name in ("scales", "stored", "zero_points", "error"):
+                getattr(grid, name)[rows] = getattr(again, name)
         return grid
-    lowest = grid.stored.view(-1, TILE_ROWS).amax(1).repeat_interleave(TILE_ROWS) - LOG4_SPAN
-    rows = (grid.stored < lowest).nonzero()[:, 0]
-    if len(rows):
-        raised = torch.maximum(floor, lowest)[rows]
-        again = _search_rows(block[:, rows].contiguous(), candidate, column_weights, raised, scale_format)
-        for name in ("scales", "stored", "zero_points", "error"):
-            getattr(grid, name)[rows] = getattr(again, name)
-    return grid
+
+    def _search_rows(
+        self,
+        block: torch.Tensor,
+        candidate: Format,
+        column_weights: torch.Tensor,
+        floor: torch.Tensor,
+        scale_format: ScaleFormat,
+    ) -> Grid:
+        if isinstance(candidate, Trellis):
+            return search_trellis(block, candidate, column_weights, floor=floor, scale_format=scale_format)
+        if candidate.n_levels == 1:
+            return _absent(block, column_weights, scale_format)
+        return self._range.search(
+            block, candidate.n_levels, column_weights, floor=floor, scale_format=scale_format
+        )
 
 
-def _search_rows(
-    block: torch.Tensor,
-    candidate: Format,
-    column_weights: torch.Tensor,
-    floor: torch.Tensor,
-    scale_format: ScaleFormat,
-) -> Grid:
-    if isinstance(candidate, Trellis):
-        return search_trellis(block, candidate, column_weights, floor=floor, scale_format=scale_format)
-    return search(block, candidate.n_levels, column_weights, floor=floor, scale_format=scale_format)
+def _absent(block: torch.Tensor, column_weights: torch.Tensor, scale_format: ScaleFormat) -> Grid:
+    """One level: everything becomes zero."""
+    zeros = torch.zeros(block.shape[1])
+    stored = zeros.to(torch.int16 if scale_format.is_log else torch.float16)
+    return Grid(zeros + 1, stored, zeros, weighted_sum_(block.clone(), column_weights))
 
 
 def _round(

@@ -1,6 +1,7 @@
 """Trellis codes of a group: the scale by prediction, the codes by Viterbi's algorithm.
 
-This is its definition, as `clip_search` is that of integers: the native kernels give the same bits.
+This is its definition, as `laq.ranges.common.clip_search` is that of integers: the native kernels give the
+same bits.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from laq.core.formats import Trellis
 from laq.core.formats.trellis import CHAINS, MIDDLE, WINDOW_BITS
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.clip_search import Grid, candidate_scales, weighted_sum_
+from laq.ranges import Grid
+from laq.ranges.common.grid import candidate_scales, weighted_sum_
 
 FIRST_STEP, LAST_STEP = -8, 16
 """Eighths of an octave by which a scale is tried smaller than where the table reaches the largest value."""
@@ -41,7 +43,7 @@ def search_trellis(
     a scale costs its neighbours.
 
     block : [group_size, rows], float32        column_weights : [group_size], float32
-    floor : [rows], float32, see `laq.quantizers.common.clip_search.scale_floor`
+    floor : [rows], float32, see `laq.ranges.common.grid.scale_floor`
     """
     exact = torch.maximum(block.amax(0), -block.amin(0)) / LARGEST
     if not scale_format.is_log:

@@ -7,23 +7,21 @@ from hypothesis import strategies as st
 
 from laq.core.qtensor import decode_scales
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.clip_search import (
+from laq.quantizers.common.torch_engine import TorchEngine
+from laq.ranges.common.grid import (
     DYNAMIC_OCTAVES,
     MAX_LOG_SCALE,
     MIN_LOG_SCALE,
     decode_log_scales,
     scale_floor,
 )
-from laq.quantizers.common.clip_search import search as search_with_floor
-from laq.quantizers.common.torch_engine import TorchEngine
+from laq.ranges.mse import Mse
 
 LEVELS = [2, 3, 4, 8, 16, 32, 64, 256]
 
 
 def search(block, n_levels, column_weights, *, scale_format):
-    return search_with_floor(
-        block, n_levels, column_weights, floor=scale_floor(block), scale_format=scale_format
-    )
+    return Mse().search(block, n_levels, column_weights, floor=scale_floor(block), scale_format=scale_format)
 
 
 def rounded(block, grid, n_levels):
@@ -83,9 +81,9 @@ def test_four_levels_keep_the_range_of_an_outlier():
 
 def test_one_level_is_nothing():
     block = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
-    grid = search(block, 1, torch.full((32,), 2.0), scale_format=ScaleFormat.LOG8)
-    torch.testing.assert_close(grid.error, 2 * block.square().sum(0))
-    assert not grid.zero_points.any()
+    options = {"group_size": 32, "floor": scale_floor(block), "scale_format": ScaleFormat.LOG8}
+    absent = TorchEngine().errors(block, torch.full((32,), 2.0), **options)[0, 0]
+    torch.testing.assert_close(absent, 2 * block.square().sum(0))
 
 
 @pytest.mark.parametrize("scale_format", ScaleFormat)
