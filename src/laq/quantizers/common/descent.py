@@ -13,8 +13,8 @@ BLOCK_COLUMNS = 32
 def descend(problem: RoundingProblem, n_sweeps: int) -> torch.Tensor:
     """Move every code in turn to where the loss is least with all others fixed; float32 [columns, rows].
 
-    The loss is a parabola in each code, with slope 2 (H E)_j and curvature 2 H_jj: its least whole number is
-    the one nearest to the lowest point. No step raises the loss.
+    That is the whole number nearest to the lowest point of a parabola, see
+    `RoundingProblem.lowest_points`: no step raises the loss.
     """
     codes, error = problem.codes.clone(), problem.error.clone()
     for _ in range(n_sweeps):

@@ -14,9 +14,10 @@ import torch
 from laq.core.formats import CANDIDATES, Integer
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
-from laq.quantizers import Codes
+from laq.quantizers import Codes, Feedback
 from laq.quantizers.common.clip_search import decode_log_scales
 from laq.quantizers.common.dequantize import dequantize_columns
+from laq.quantizers.common.error_feedback import round_with_feedback
 
 CHUNK_ROWS = 1024
 """Rows solved at a time: what one group of columns touches stays in the second-level cache."""
@@ -54,42 +55,64 @@ class RoundingProblem:
         """Columns that share a scale."""
         return len(self.codes) // len(self.spacing)
 
+    def by_column(self, values: torch.Tensor) -> torch.Tensor:
+        """Repeat values of groups, [groups, rows], for each of their columns, [columns, rows]."""
+        return values.repeat_interleave(self.group_size, 0)
+
+    def moved_to(self, codes: torch.Tensor) -> RoundingProblem:
+        """Return the same problem, started from other codes."""
+        error = (codes - self.codes).mul_(self.by_column(self.spacing)).add_(self.error)
+        return replace(self, codes=codes, error=error)
+
     def losses(self) -> torch.Tensor:
         """Return dW_i H dW_i' of every row, float32 [rows]."""
         return ((self.hessian @ self.error) * self.error).sum(0)
 
+    def lowest_points(self) -> torch.Tensor:
+        """Return where the loss is least along each code with all others fixed, float32 [columns, rows].
 
-def solve_rounding(
-    start: Codes,
+        The loss is a parabola in each code, with slope 2 (H E)_j and curvature 2 H_jj. Where inputs are
+        independent this is the weight itself on the scale of codes.
+        """
+        spacing = self.by_column(self.spacing)
+        per_level = torch.where(spacing > 0, spacing.reciprocal(), 0)
+        curvature = self.hessian.diagonal().clamp(min=1e-30)[:, None]
+        return self.codes - (self.hessian @ self.error).mul_(per_level).div_(curvature)
+
+
+Solver = Callable[[RoundingProblem], torch.Tensor]
+"""Returns better codes, float32 [columns, rows], whole numbers from zero to `tops`."""
+
+
+def learn_rounding(
     weight: torch.Tensor,
-    hessian: torch.Tensor,
+    feedback: Feedback,
     choices: torch.Tensor,
     *,
     scale_format: ScaleFormat,
-    solver: Callable[[RoundingProblem], torch.Tensor],
+    solver: Solver,
 ) -> Codes:
-    """Return the codes that `solver` finds, float32 [columns, rows] of each problem; scales stay.
+    """Round with error feedback, then let `solver` find better codes; scales and zero points stay.
 
-    start : what a quantizer found        weight : [columns, rows], float32
-    choices : [groups, row blocks], uint8, candidate format of every tile
+    A row keeps the codes it had unless its loss falls. For the arguments see `Quantizer.quantize`.
     """
-    log = scale_format is ScaleFormat.LOG8
+    assert feedback.hessian is not None
+    start = round_with_feedback(weight, feedback, choices, scale_format=scale_format)
     tops = TOPS[choices.long()].repeat_interleave(TILE_ROWS, 1)
-    scales = decode_log_scales(start.scales) if log else start.scales.float()
-    spacing = scales.masked_fill_(tops == 0, 0)
+    scales = decode_log_scales(start.scales) if scale_format is ScaleFormat.LOG8 else start.scales.float()
+    spacing = scales.masked_fill(tops == 0, 0)
     error = dequantize_columns(start, choices, scale_format).sub_(weight)
     codes = start.codes.clone()
     for first in range(0, weight.shape[1], CHUNK_ROWS):
         rows = slice(first, first + CHUNK_ROWS)
-        found = solver(
-            RoundingProblem(
-                codes=start.codes[:, rows].float(),
-                error=error[:, rows].contiguous(),
-                spacing=spacing[:, rows].contiguous(),
-                tops=tops[:, rows].contiguous(),
-                hessian=hessian,
-            )
+        problem = RoundingProblem(
+            codes=start.codes[:, rows].float(),
+            error=error[:, rows].contiguous(),
+            spacing=spacing[:, rows].contiguous(),
+            tops=tops[:, rows].contiguous(),
+            hessian=feedback.hessian,
         )
-        moved = (spacing[:, rows] > 0).repeat_interleave(len(codes) // len(choices), 0)
-        codes[:, rows] = torch.where(moved, found.to(torch.uint8), start.codes[:, rows])
+        found = problem.moved_to(solver(problem))
+        better = (problem.by_column(problem.spacing) > 0) & (found.losses() < problem.losses())
+        codes[:, rows] = torch.where(better, found.codes, problem.codes).to(torch.uint8)
     return replace(start, codes=codes)
