@@ -14,7 +14,7 @@ from laq.quantizers.common.error_feedback import inverse_feedback
 from laq.quantizers.common.rounding_problem import RoundingProblem, learn_rounding
 
 N_STEPS = 40
-"""Each costs a product with the hessian; 200 gain a thousandth more (bench/NOTES.md)."""
+"""Each costs a product with the hessian; more of them gain thousandths (bench/NOTES.md)."""
 
 N_SWEEPS = 4
 LARGEST_OFFSET = 0.5
