@@ -50,10 +50,13 @@ class Feedback:
         What a squared rounding error in each column costs under this method.
     factor : float32 [columns, columns], or None
         How an error spreads over later columns; None without error feedback.
+    hessian : float32 [columns, columns], or None
+        The hessian itself, for methods that lower its quadratic form; None for those that do not.
     """
 
     column_weights: torch.Tensor
     factor: torch.Tensor | None
+    hessian: torch.Tensor | None = None
 
 
 class Quantizer(ABC):

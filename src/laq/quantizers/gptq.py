@@ -6,18 +6,9 @@ from typing import ClassVar, Literal, final
 
 import torch
 
-from laq.core.errors import CalibrationError
-from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
-from laq.quantizers.common.engine import Engine
-from laq.ranges.common.grid import scale_floor
-
-DAMPING = 0.01
-MAX_DAMPING = 1.0
-SOLVED_COLUMNS = 128
-CHUNK_ROWS = 4096
-"""Rows quantized at a time: rows are independent, and a group of them stays in the second-level cache."""
+from laq.quantizers.common.error_feedback import inverse_feedback, round_with_feedback
 
 
 @final
@@ -41,93 +32,10 @@ class Gptq(Quantizer):
 
     def prepare(self, hessian: torch.Tensor) -> Feedback:
         """Factor the inverse hessian; see the class for the column weights."""
-        factor = inverse_factor(hessian)
-        return Feedback((factor.diagonal().pow(-2) * hessian.diagonal()).sqrt(), factor)
+        return inverse_feedback(hessian)
 
     def quantize(
         self, weight: torch.Tensor, feedback: Feedback, choices: torch.Tensor, *, scale_format: ScaleFormat
     ) -> Codes:
         """Choose codes, scales and zero points; see `Quantizer.quantize`."""
-        engine = self.engine
-        parts = [
-            _quantize_rows(
-                part.clone(memory_format=torch.contiguous_format), feedback, chosen, engine, scale_format
-            )
-            for part, chosen in zip(
-                weight.split(CHUNK_ROWS, 1), choices.split(CHUNK_ROWS // TILE_ROWS, 1), strict=True
-            )
-        ]
-        return Codes(
-            codes=torch.cat([part.codes for part in parts], 1),
-            scales=torch.cat([part.scales for part in parts], 1),
-            zero_points=torch.cat([part.zero_points for part in parts], 1),
-        )
-
-
-def _quantize_rows(
-    remaining: torch.Tensor,
-    feedback: Feedback,
-    choices: torch.Tensor,
-    engine: Engine,
-    scale_format: ScaleFormat,
-) -> Codes:
-    """Quantize [columns, rows] group by group, in place."""
-    factor = feedback.factor
-    assert factor is not None
-    groups, rows = len(choices), remaining.shape[1]
-    group_size = len(remaining) // groups
-    codes = torch.empty(remaining.shape, dtype=torch.uint8)
-    scales, zeros = [], torch.empty((groups, rows))
-    floor = scale_floor(remaining)
-    for group in range(groups):
-        here = slice(group * group_size, (group + 1) * group_size)
-        rounded = engine.round(
-            remaining[here],
-            choices[group],
-            feedback.column_weights[here],
-            floor=floor,
-            factor=factor[here, here],
-            scale_format=scale_format,
-        )
-        if here.stop < len(remaining):
-            remaining[here.stop :].addmm_(factor[here, here.stop :].T, rounded.errors, alpha=-1)
-        codes[here], zeros[group] = rounded.codes, rounded.zero_points
-        scales.append(rounded.scales)
-    return Codes(codes, torch.stack(scales), zeros)
-
-
-def inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
-    """Return the upper Cholesky factor of the damped inverse; float32 [columns, columns].
-
-    With the order of columns reversed, H = L L' for a lower L, and the factor of the inverse is L^-1 in the
-    first order: one factorization and one triangular solve. Damping starts at 1 % of the mean diagonal and
-    rises tenfold until the matrix is positive definite.
-
-    Raises
-    ------
-    CalibrationError
-        If not even a damping of 100 % suffices.
-    """
-    reverse = hessian.double().flip(0, 1)
-    mean = reverse.diagonal().mean().clamp(min=1e-30)
-    damping = DAMPING
-    while damping <= MAX_DAMPING:
-        damped = reverse.clone()
-        damped.diagonal().add_(damping * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            return _inverse_of_lower(lower).float().flip(0, 1)
-        damping *= 10
-    raise CalibrationError("hessian is not positive definite even with 100 % damping", hint="raise --tokens")
-
-
-def _inverse_of_lower(lower: torch.Tensor) -> torch.Tensor:
-    """Invert a lower triangular matrix, some columns at a time: above each block of them all is zero."""
-    n = len(lower)
-    inverse = torch.zeros_like(lower)
-    for start in range(0, n, SOLVED_COLUMNS):
-        size = min(SOLVED_COLUMNS, n - start)
-        unit = torch.eye(n - start, size, dtype=lower.dtype)
-        below = torch.linalg.solve_triangular(lower[start:, start:], unit, upper=False)
-        inverse[start:, start : start + size] = below
-    return inverse
+        return round_with_feedback(self.engine, weight, feedback, choices, scale_format=scale_format)
