@@ -1,17 +1,18 @@
 from laq.allocation import ALLOCATORS
 from laq.quantizers import QUANTIZERS
+from laq.transforms import TRANSFORMS
 
 
 def test_every_method_is_listed_with_its_status(laq_well):
     rows = laq_well("methods", "--json").content["methods"]
     names = {(row["kind"], row["name"]) for row in rows}
-    assert names == {("quantizer", name) for name in QUANTIZERS.names()} | {
-        ("allocator", name) for name in ALLOCATORS.names()
-    }
+    registries = (QUANTIZERS, TRANSFORMS, ALLOCATORS)
+    assert names == {(registry.kind, name) for registry in registries for name in registry.names()}
     assert {row["status"] for row in rows} <= {"stable", "experimental"}
 
 
 def test_text_names_the_methods(laq_well):
     text = laq_well("methods").stdout
     assert "gptq" in text
+    assert "column_norm" in text
     assert "lagrange" in text

@@ -12,9 +12,12 @@ from laq.networks.module import Network
 from laq.networks.transformers import load_tokenizer, require_transformers
 from laq.quantizers import QUANTIZERS
 from laq.steps import open_network
+from laq.transforms import transforms_of
 
 
-def opened_network(model: str, *, keep: str | None = None, quantizer: str = "gptq") -> Network:
+def opened_network(
+    model: str, *, keep: str | None = None, quantizer: str = "gptq", transform: str | None = None
+) -> Network:
     """Load a network, after names that would fail later were looked up.
 
     Parameters
@@ -25,13 +28,16 @@ def opened_network(model: str, *, keep: str | None = None, quantizer: str = "gpt
         Regular expression of weights to leave alone.
     quantizer : str
         Must exist.
+    transform : str, optional
+        Names of transforms, which must exist.
 
     Raises
     ------
     RequestError
-        If there is no such quantizer or network.
+        If there is no such quantizer, transform or network.
     """
     QUANTIZERS.get(quantizer)
+    transforms_of(transform)
     return open_network(model, keep=keep)
 
 

@@ -69,6 +69,12 @@ EvalTokens = Annotated[
 ]
 Keep = Annotated[str | None, typer.Option("--keep", metavar="REGEX", help="Weights to leave as they are.")]
 QuantizerName = Annotated[str, typer.Option("--quantizer", help="Method, see `laq methods`.")]
+TransformNames = Annotated[
+    str | None,
+    typer.Option(
+        "--transform", metavar="NAME[,NAME]", help="Change weights first, not outputs, see `laq methods`."
+    ),
+]
 Group = Annotated[GroupSize, typer.Option("--group-size", help="Columns that share a scale.")]
 AllocatorName = Annotated[
     str, typer.Option("--allocator", help="How bytes are spent over units, see `laq methods`.")

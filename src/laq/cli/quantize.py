@@ -27,6 +27,7 @@ from laq.cli.options import (
     Seed,
     Size,
     Tokens,
+    TransformNames,
     check_allocator,
     check_data,
     check_limits,
@@ -73,6 +74,7 @@ def quantize(
     quantizer: QuantizerName = "gptq",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG8,
+    transform: TransformNames = None,
     keep: Keep = None,
     control: ControlName = None,
     seed: Seed = 0,
@@ -93,7 +95,7 @@ def quantize(
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         check_data(data)
         check_allocator(allocator)
-        network = _open(model, output, keep=keep, quantizer=quantizer)
+        network = _open(model, output, keep=keep, quantizer=quantizer, transform=transform)
 
         from laq.cli.paths import check_room
         from laq.pipeline import budget_bytes
@@ -113,6 +115,7 @@ def quantize(
             quantizer=quantizer,
             group_size=int(group_size.value),
             scale_format=scale_format.value,
+            transform=transform,
             control=None if control is None else control.value,
             compare=compare,
             measured=measured,
@@ -125,14 +128,14 @@ def quantize(
         )
 
 
-def _open(model: str, output: Path, *, keep: str | None, quantizer: str) -> Any:
+def _open(model: str, output: Path, *, keep: str | None, quantizer: str, transform: str | None) -> Any:
     """Check what can be checked at once, then load."""
     from laq.cli.loading import opened_network
     from laq.cli.paths import check_output
     from laq.io.archive import ARCHIVE_FOLDER
 
     check_output(output, ARCHIVE_FOLDER)
-    return opened_network(model, keep=keep, quantizer=quantizer)
+    return opened_network(model, keep=keep, quantizer=quantizer, transform=transform)
 
 
 def result_json(result: Result, folder: Path, *, time_s: float) -> dict[str, Any]:
