@@ -60,7 +60,7 @@ def test_transforms_are_recorded_and_asked_for_again(laq, laq_well, refused, tin
     made = laq_well(*wanted, *options, *transform, "--no-compare", "--json")
     assert made.content["plan"]["transforms"] == ["equalization", "column_norm"]
     assert made.content["record"]["kl_nats"] < 0.1
-    assert "equalization" in laq_well("inspect", tmp_path / "out").stdout
+    assert "equalization" in laq_well("inspect", tmp_path / "out", "--json").stdout
 
 
 def test_an_unknown_transform_is_refused_before_loading(laq, refused, tmp_path):
