@@ -14,6 +14,7 @@ COMMANDS = {
     "allocators": "bench/allocators.py --text TEXT",
     "quality": "bench/quality.py --text TEXT",
     "rounding": "bench/rounding.py --text TEXT",
+    "transforms": "bench/transforms.py --text TEXT",
     "whole_model": "bench/whole_model.py --text TEXT",
     "ggml_types": "bench/ggml_types.py --text TEXT",
     "shrinkage": "bench/shrinkage.py --text TEXT",

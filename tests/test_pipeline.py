@@ -1,12 +1,13 @@
 """The main path on a tiny network in memory."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import laq
-from laq.core.errors import BudgetError, DataError, RequestError
+from laq.core.errors import BudgetError, DataError, NetworkError, RequestError
 
 
 def tiny_llama(*, tied: bool = True) -> LlamaForCausalLM:
@@ -244,3 +245,50 @@ def test_a_range_is_used_and_recorded():
     assert {name: result.plan.range for name, result in results.items()} == {"mse": "mse", "absmax": "absmax"}
     assert results["absmax"].plan.predicted_loss_nats > results["mse"].plan.predicted_loss_nats
     assert results["absmax"].record != results["mse"].record
+
+
+def test_a_transformed_network_is_judged_against_the_original_and_reloaded(tmp_path):
+    module = tiny_llama()
+    with torch.no_grad():
+        for layer in module.model.layers:
+            for linear in (layer.mlp.gate_proj, layer.mlp.up_proj):
+                linear.weight.mul_(torch.linspace(0.2, 3, 64).roll(32))
+    data = batches(use_cache=False)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    result = laq.quantize(module, bpw=14.0, data=data, transform="equalization,column_norm", compare=False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert result.plan.transforms == ("equalization", "column_norm")
+    assert result.plan.source_hash == laq.open_network(module).content_hash()
+    gain = "model.layers.0.post_attention_layernorm.weight"
+    assert not torch.equal(result.network.module.get_parameter(gain), before[gain])
+    assert result.record.kl_nats < 0.01
+    result.save(tmp_path / "out")
+    reloaded = laq.load(tmp_path / "out")
+    assert torch.equal(reloaded.get_parameter(gain), result.network.module.get_parameter(gain))
+    ids = torch.arange(16)[None]
+    with torch.inference_mode():
+        found, expected = (one(input_ids=ids).logits for one in (reloaded, module))
+    assert float((found - expected).norm() / expected.norm()) < 0.05
+
+
+def test_a_plan_redoes_its_transforms_from_saved_statistics(tmp_path):
+    module, data = tiny_llama(), batches(use_cache=False)
+    stats = laq.calibrate(module, data)
+    curves = laq.measure(module, stats, transform="column_norm")
+    stats.save(tmp_path / "stats")
+    curves.save(tmp_path / "curves")
+    laq.allocate(laq.Curves.open(tmp_path / "curves"), bpw=12.0).save(tmp_path / "plan.json")
+    plan = laq.Plan.open(tmp_path / "plan.json")
+    assert plan.transforms == curves.transforms == ("column_norm",)
+    once = laq.apply(module, laq.allocate(curves, bpw=12.0), stats)
+    again = laq.apply(module, plan, laq.Stats.open(tmp_path / "stats"))
+    assert once.network.content_hash() == again.network.content_hash() != plan.source_hash
+    for name, tensor in once.packed.items():
+        assert all(map(np.array_equal, tensor.sections().values(), again.packed[name].sections().values()))
+
+
+def test_transforms_of_a_module_given_by_hand_are_refused():
+    module = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
+    data = [(torch.randn(64, 64),) for _ in range(6)]
+    with pytest.raises(NetworkError, match="leave --transform away"):
+        laq.quantize(module, bpw=16.0, data=data, transform="awq")

@@ -25,7 +25,18 @@ from laq.quantizers import quantizer_of
 from laq.resources import check_resources
 from laq.runtime.result import Result, sidecar_bytes
 from laq.selection import Job, best_plan, smallest_budget
-from laq.steps import Data, Source, calibrate, measure, open_network, splits_of, unit_of
+from laq.steps import (
+    Data,
+    EncodingNames,
+    Source,
+    calibrate,
+    measure_transformed,
+    open_network,
+    splits_of,
+    transform_network,
+    unit_of,
+)
+from laq.transforms import check_transformable, transforms_of
 
 NUMBERS = {
     "bpw": "for example bpw=4.0",
@@ -52,6 +63,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     range: str = "mse",
     group_size: int = 64,
     scale_format: str = "log4",
+    transform: str | None = None,
     keep: str | None = None,
     control: str | None = None,
     compare: bool = True,
@@ -85,6 +97,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         32, 64 or 128 columns that share a scale.
     scale_format : "log4", "log8" or "float16"
         How scales are stored.
+    transform : str, optional
+        Methods that the network goes through first, such as "column_norm,awq"; see `laq methods`.
     keep : str, optional
         Regular expression of weights to leave alone.
     control : "permuted", optional
@@ -107,7 +121,10 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     _check_options(unit, group_size, scale_format, control)
     quantizer_of(quantizer, range)
     check_range(range, formats)
+    names, options = transforms_of(transform), EncodingNames(quantizer, range, group_size, scale_format)
     network = open_network(source, keep=keep)
+    if names:
+        check_transformable(network)
     grids = [TileGrid(*weight.shape, group_size) for weight in network.weights]
     ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
@@ -115,20 +132,15 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     if measured is not None:
         stats, curves = open_measured(measured)
         network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
-        _check_same(curves, (quantizer, range, group_size, scale_format))
+        _check_same(curves, options, names)
         _check_disjoint(stats, splits)
+        made = transform_network(network, stats, names, options)
     else:
         check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
         stats = calibrate(network, splits, seed=seed)
-        curves = measure(
-            network,
-            stats,
-            quantizer=quantizer,
-            range=range,
-            group_size=group_size,
-            scale_format=scale_format,
-        )
-    job = Job(network, splits, stats, curves, unit, allocator, formats, control, seed)
+        made = transform_network(network, stats, names, options)
+        curves = measure_transformed(network, made, names, options)
+    job = Job(network, made, splits, curves, unit, allocator, formats, control, seed)
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )
@@ -179,13 +191,17 @@ def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
     return stats, curves
 
 
-def _check_same(curves: Curves, asked: tuple[str, str, int, str]) -> None:
+def _check_same(curves: Curves, options: EncodingNames, transforms: tuple[str, ...]) -> None:
     """Refuse settings that differ from those a measurement was made with."""
     group_size = curves.weights[0].grid.group_size
-    found = (curves.quantizer, curves.range, group_size, curves.scale_format.value)
+    own = EncodingNames(curves.quantizer, curves.range, group_size, curves.scale_format.value)
+    found, asked = (
+        (one.quantizer, one.range, one.group_size, one.scale_format, ",".join(names) or "none")
+        for one, names in ((own, curves.transforms), (options, transforms))
+    )
     if asked != found:
         raise RequestError(
-            f"measured with quantizer, range, group size, scale format {found}, asked for {asked}",
+            f"measured with quantizer, range, group size, scales, transforms {found}, asked for {asked}",
             hint="measure again, or ask for the same",
         )
 
@@ -242,8 +258,8 @@ def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
     return {
         "source": job.network.source[-MAX_NAME:],
         "data": job.splits.source[-MAX_NAME:],
-        "data_hash": job.stats.data_hash,
-        "n_tokens": job.stats.n_tokens,
+        "data_hash": job.made.stats.data_hash,
+        "n_tokens": job.made.stats.n_tokens,
         "tokens_asked_for": tokens,
         "seed": job.seed,
         "allocator": job.allocator,

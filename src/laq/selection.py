@@ -10,10 +10,10 @@ from laq.core.curve import Curves
 from laq.core.errors import BudgetError
 from laq.core.plan import Plan
 from laq.core.record import nats_text
-from laq.core.stats import Stats
 from laq.networks import Network
 from laq.runtime.result import Comparison, Result
 from laq.steps import allocate, apply_all, records, unit_of
+from laq.transforms import Transformed
 
 NO_FLOOR_GAIN = 0.9
 """Plans below two bits are tried when they predict this share of the loss or less."""
@@ -24,11 +24,11 @@ SIZE_TOLERANCE = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Everything that the choice of a plan rests on."""
+    """Everything that the choice of a plan rests on: the original, and what is quantized in its place."""
 
     network: Network
+    made: Transformed
     splits: Splits
-    stats: Stats
     curves: Curves
     unit: str
     allocator: str
@@ -40,7 +40,8 @@ class Job:
 def best_plan(job: Job, budget: int, *, compare: bool) -> Result:
     """The requested plan or a rival of the same bytes: the least KL on the selection split wins."""
     plans = _candidates(job, budget, compare=compare)
-    results = dict(zip(plans, apply_all(job.network, list(plans.values()), job.stats), strict=True))
+    packed = apply_all(job.made.network, list(plans.values()), job.made.stats)
+    results = dict(zip(plans, packed, strict=True))
     models = {label: (result.model, result.plan.size_bytes) for label, result in results.items()}
     selection = records(job.network, models, job.splits.selection, split="selection")
     test = records(job.network, models, job.splits.test, split="test")
@@ -117,7 +118,7 @@ def smallest_budget(job: Job, max_kl: float) -> int:
     for _ in range(MAX_PROBES):
         budget = _where_predicted(job, max_kl / ratio, low, high)
         plan = _plan(job, budget, allocator=job.allocator)
-        (result,) = apply_all(job.network, [plan], job.stats)
+        (result,) = apply_all(job.made.network, [plan], job.made.stats)
         models = {"": (result.model, plan.size_bytes)}
         kl = records(job.network, models, job.splits.selection, split="selection")[""].kl_nats
         ratio = max(kl, 1e-9) / max(plan.predicted_loss_nats, 1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -24,10 +25,12 @@ from laq.networks import Batch, Network, describe, load_network
 from laq.networks.transformers import describe_causal, is_causal_model
 from laq.quantizers import quantizer_of
 from laq.quantizers.common.apply import apply_plans
+from laq.quantizers.common.encoding import Encoding
 from laq.runtime.linear import rounding_activations
 from laq.runtime.replace import resident_bytes
 from laq.runtime.result import Result, archive_fixed_bytes
 from laq.sensitivity.measure import measure_weights
+from laq.transforms import Transformed, transformed, transforms_of
 
 Source = str | Path | nn.Module | Network
 Data = str | Path | Iterable[Batch] | None
@@ -93,7 +96,7 @@ def calibrate(
     return _calibrate(opened, splits.calibration, n_gradient=splits.n_gradient, seed=seed)
 
 
-def measure(
+def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     network: Source,
     stats: Stats,
     *,
@@ -101,6 +104,7 @@ def measure(
     range: str = "mse",
     group_size: int = 64,
     scale_format: str = "log4",
+    transform: str | None = None,
 ) -> Curves:
     """Measure the loss of every tile at every candidate format.
 
@@ -118,21 +122,69 @@ def measure(
         32, 64 or 128 columns that share a scale.
     scale_format : "log4", "log8" or "float16"
         How scales are stored.
+    transform : str, optional
+        Methods that the network goes through first, such as "column_norm,awq"; see `laq methods`.
     """
-    opened, scales = open_network(network), ScaleFormat(scale_format)
-    method = quantizer_of(quantizer, range)
-    measured = measure_weights(opened, stats, method, group_size=group_size, scale_format=scales)
+    opened, names = open_network(network), transforms_of(transform)
+    options = EncodingNames(quantizer, range, group_size, scale_format)
+    return measure_transformed(opened, transform_network(opened, stats, names, options), names, options)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingNames:
+    """How weights will be encoded, as plans say it.
+
+    Parameters
+    ----------
+    quantizer : str
+        Method that picks codes.
+    range : str
+        Method that chooses scales and zero points of integers.
+    group_size : int
+        32, 64 or 128 columns that share a scale.
+    scale_format : "log4", "log8" or "float16"
+        How scales are stored.
+    """
+
+    quantizer: str
+    range: str
+    group_size: int
+    scale_format: str
+
+    def encoding(self) -> Encoding:
+        """Return the method itself, and the rest."""
+        method = quantizer_of(self.quantizer, self.range)
+        return Encoding(method, self.group_size, ScaleFormat(self.scale_format))
+
+
+def transform_network(
+    network: Network, stats: Stats, names: tuple[str, ...], options: EncodingNames
+) -> Transformed:
+    """Return what is measured and quantized in place of `network`; see `laq.transforms`."""
+    return transformed(network, stats, names, options.encoding())
+
+
+def measure_transformed(
+    original: Network, made: Transformed, names: tuple[str, ...], options: EncodingNames
+) -> Curves:
+    """Measure what transforms `names` made of a network; see `measure`."""
+    encoding, network = options.encoding(), made.network
+    scales = encoding.scale_format
+    measured = measure_weights(
+        network, made.stats, encoding.quantizer, group_size=encoding.group_size, scale_format=scales
+    )
     return Curves(
         weights=measured.weights,
         column_permutations=measured.column_permutations,
         scale_format=scales,
-        quantizer=quantizer,
-        range=range,
-        fixed_bytes=archive_fixed_bytes(opened, measured.weights, measured.column_permutations, scales),
-        original_bytes=opened.original_bytes,
-        n_params=opened.n_params,
-        source_hash=opened.content_hash(),
-        data_hash=stats.data_hash,
+        quantizer=options.quantizer,
+        range=options.range,
+        fixed_bytes=archive_fixed_bytes(network, measured.weights, measured.column_permutations, scales),
+        original_bytes=original.original_bytes,
+        n_params=original.n_params,
+        source_hash=original.content_hash(),
+        data_hash=made.stats.data_hash,
+        transforms=names,
     )
 
 
@@ -183,7 +235,7 @@ def unit_of(name: str) -> Unit:
 
 
 def apply(network: Source, plan: Plan, stats: Stats) -> Result:
-    """Quantize and pack a network by a plan.
+    """Quantize and pack a network by a plan, after the transforms that the plan names.
 
     Raises
     ------
@@ -192,11 +244,15 @@ def apply(network: Source, plan: Plan, stats: Stats) -> Result:
     """
     opened = open_network(network)
     opened.check_same(plan.source_hash, (weight.name for weight in plan.weights))
-    return apply_all(opened, [plan], stats)[0]
+    options = EncodingNames(
+        plan.quantizer, plan.range, plan.weights[0].grid.group_size, plan.scale_format.value
+    )
+    made = transform_network(opened, stats, plan.transforms, options)
+    return apply_all(made.network, [plan], made.stats)[0]
 
 
 def apply_all(network: Network, plans: Sequence[Plan], stats: Stats) -> list[Result]:
-    """Quantize and pack a network by several plans of one measurement of it; see `apply`."""
+    """Quantize and pack what transforms made of a network, by several plans of one measurement of it."""
     packed = apply_plans(network, plans, stats)
     provenance = {"data_hash": stats.data_hash, "n_tokens": stats.n_tokens}
     return [

@@ -47,3 +47,23 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(laq, refused, tiny
 def test_missing_data_are_noticed_before_loading(laq, refused, tmp_path):
     absent = tmp_path / "absent.txt"
     refused(laq("measure", tmp_path / "no-model", "-o", tmp_path / "m", "--data", absent), "absent.txt")
+
+
+def test_transforms_are_recorded_and_asked_for_again(laq, laq_well, refused, tiny_llama, tmp_path):
+    options = ("--tokens", "512", "--keep", "layers.1|embed")
+    transform = ("--transform", "equalization,column_norm")
+    done = laq_well("measure", tiny_llama, "-o", tmp_path / "m", *options, *transform, "--json")
+    assert done.content["transforms"] == ["equalization", "column_norm"]
+    assert Curves.open(tmp_path / "m" / "curves").transforms == ("equalization", "column_norm")
+    wanted = ("quantize", tiny_llama, "-o", tmp_path / "out", "--bpw", "26", "--measured", tmp_path / "m")
+    refused(laq(*wanted, *options), "equalization,column_norm", "none")
+    made = laq_well(*wanted, *options, *transform, "--no-compare", "--json")
+    assert made.content["plan"]["transforms"] == ["equalization", "column_norm"]
+    assert made.content["record"]["kl_nats"] < 0.1
+    assert "equalization" in laq_well("inspect", tmp_path / "out", "--json").stdout
+
+
+def test_an_unknown_transform_is_refused_before_loading(laq, refused, tmp_path):
+    done = laq("measure", tmp_path / "absent", "-o", tmp_path / "out", "--transform", "smooth")
+    refused(done, "unknown transform 'smooth'")
+    assert "awq, column_norm, equalization" in done.stderr

@@ -1,13 +1,14 @@
 from laq.allocation import ALLOCATORS
 from laq.quantizers import QUANTIZERS
 from laq.ranges import RANGES
+from laq.transforms import TRANSFORMS
 
 
 def test_every_method_is_listed_with_its_status(laq_well):
     rows = laq_well("methods", "--json").content["methods"]
     names = {(row["kind"], row["name"]) for row in rows}
-    registries = {"quantizer": QUANTIZERS, "range": RANGES, "allocator": ALLOCATORS}
-    assert names == {(kind, name) for kind, registry in registries.items() for name in registry.names()}
+    registries = (QUANTIZERS, RANGES, TRANSFORMS, ALLOCATORS)
+    assert names == {(registry.kind, name) for registry in registries for name in registry.names()}
     assert {row["status"] for row in rows} <= {"stable", "experimental"}
 
 
@@ -15,4 +16,5 @@ def test_text_names_the_methods(laq_well):
     text = laq_well("methods").stdout
     assert "gptq" in text
     assert "hqq" in text
+    assert "column_norm" in text
     assert "lagrange" in text

@@ -63,6 +63,10 @@ def forget(field):
     return damage
 
 
+def transforms_as_text(header, arrays):
+    header["transforms"] = "awq"
+
+
 def odd_group_size(header, arrays):
     del arrays
     header["weights"][0][3] = 48
@@ -101,6 +105,7 @@ def unknown_order(header, arrays):
 DAMAGES = [
     forget("weights"),
     forget("n_params"),
+    transforms_as_text,
     odd_group_size,
     other_shape,
     text_shape,
@@ -120,6 +125,15 @@ def test_damaged_curves_are_a_format_error(tmp_path, damage):
     (folder / HEADER_NAME).write_text(json.dumps(content))
     with pytest.raises(FormatError, match="curves"):
         Curves.open(folder)
+
+
+def test_curves_of_before_transforms_are_read_with_none(tmp_path):
+    curves().save(tmp_path / "curves")
+    file = tmp_path / "curves" / HEADER_NAME
+    content = json.loads(file.read_text())
+    del content["header"]["transforms"]
+    file.write_text(json.dumps(content))
+    assert Curves.open(tmp_path / "curves").transforms == ()
 
 
 def test_curves_of_before_trellises_are_read_without_them(tmp_path):

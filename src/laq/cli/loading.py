@@ -12,10 +12,16 @@ from laq.networks.module import Network
 from laq.networks.transformers import load_tokenizer, require_transformers
 from laq.quantizers import quantizer_of
 from laq.steps import open_network
+from laq.transforms import transforms_of
 
 
 def opened_network(
-    model: str, *, keep: str | None = None, quantizer: str = "gptq", range: str = "mse"
+    model: str,
+    *,
+    keep: str | None = None,
+    quantizer: str = "gptq",
+    range: str = "mse",
+    transform: str | None = None,
 ) -> Network:
     """Load a network, after names that would fail later were looked up.
 
@@ -27,13 +33,16 @@ def opened_network(
         Regular expression of weights to leave alone.
     quantizer, range : str
         Must exist.
+    transform : str, optional
+        Names of transforms, which must exist.
 
     Raises
     ------
     RequestError
-        If there is no such quantizer, range or network.
+        If there is no such quantizer, range, transform or network.
     """
     quantizer_of(quantizer, range)
+    transforms_of(transform)
     return open_network(model, keep=keep)
 
 

@@ -23,6 +23,7 @@ from laq.cli.options import (
     RangeName,
     Seed,
     Tokens,
+    TransformNames,
     check_data,
 )
 from laq.cli.output import running
@@ -45,6 +46,7 @@ def measure(
     range: RangeName = "mse",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG4,
+    transform: TransformNames = None,
     keep: Keep = None,
     data: Data = None,
     tokens: Tokens = CALIBRATION_TOKENS,
@@ -70,7 +72,7 @@ def measure(
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
-        network = opened_network(model, keep=keep, quantizer=quantizer, range=range)
+        network = opened_network(model, keep=keep, quantizer=quantizer, range=range, transform=transform)
         # second moments of every input, and ten losses of four bytes for each tile of 512 weights or more
         check_room(output, sum(4 * w.shape[1] ** 2 for w in network.weights) + network.n_params // 8)
         splits = splits_of(network, data, tokens=tokens, seed=seed)
@@ -83,6 +85,7 @@ def measure(
             range=range,
             group_size=int(group_size.value),
             scale_format=scale_format.value,
+            transform=transform,
         )
         stats.save(output / "stats")
         curves.save(output / "curves")
@@ -120,6 +123,7 @@ def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: f
         "source_hash": curves.source_hash,
         "quantizer": curves.quantizer,
         "range": curves.range,
+        "transforms": list(curves.transforms),
         "scale_format": curves.scale_format.value,
         "original_bytes": curves.original_bytes,
         "smallest_bytes": smallest,

@@ -7,12 +7,13 @@ from laq.cli.output import running
 
 
 def methods(as_json: AsJson = False, debug: Debug = False) -> None:
-    """List quantizers, ranges and allocators with their status."""
+    """List quantizers, ranges, transforms and allocators with their status."""
     with running(debug=debug, as_json=as_json, quiet=True) as out:
         from laq.allocation import ALLOCATORS
         from laq.cli.tables import table_of
         from laq.quantizers import QUANTIZERS
         from laq.ranges import RANGES
+        from laq.transforms import TRANSFORMS
 
         found: list[tuple[str, str, str, str]] = []
         for name in QUANTIZERS.names():
@@ -21,6 +22,9 @@ def methods(as_json: AsJson = False, debug: Debug = False) -> None:
         for name in RANGES.names():
             method = RANGES.get(name)
             found.append(("range", name, method.status, method.summary))
+        for name in TRANSFORMS.names():
+            transform = TRANSFORMS.get(name)
+            found.append(("transform", name, transform.status, transform.summary))
         for name in ALLOCATORS.names():
             allocator = ALLOCATORS.get(name)
             found.append(("allocator", name, allocator.status, allocator.summary))

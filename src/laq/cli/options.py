@@ -73,6 +73,12 @@ RangeName = Annotated[
     str,
     typer.Option("--range", help="How scales and zero points of integers are chosen, see `laq methods`."),
 ]
+TransformNames = Annotated[
+    str | None,
+    typer.Option(
+        "--transform", metavar="NAME[,NAME]", help="Change weights first, not outputs, see `laq methods`."
+    ),
+]
 Group = Annotated[GroupSize, typer.Option("--group-size", help="Columns that share a scale.")]
 AllocatorName = Annotated[
     str, typer.Option("--allocator", help="How bytes are spent over units, see `laq methods`.")

@@ -28,6 +28,7 @@ from laq.cli.options import (
     Seed,
     Size,
     Tokens,
+    TransformNames,
     check_allocator,
     check_data,
     check_limits,
@@ -75,6 +76,7 @@ def quantize(
     range: RangeName = "mse",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG4,
+    transform: TransformNames = None,
     keep: Keep = None,
     control: ControlName = None,
     seed: Seed = 0,
@@ -95,7 +97,8 @@ def quantize(
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         check_data(data)
         check_allocator(allocator)
-        network = _open(model, output, formats.value, keep=keep, quantizer=quantizer, range=range)
+        names = {"quantizer": quantizer, "range": range, "transform": transform}
+        network = _open(model, output, formats.value, keep=keep, names=names)
 
         from laq.cli.paths import check_room
         from laq.pipeline import budget_bytes
@@ -116,6 +119,7 @@ def quantize(
             range=range,
             group_size=int(group_size.value),
             scale_format=scale_format.value,
+            transform=transform,
             control=None if control is None else control.value,
             compare=compare,
             measured=measured,
@@ -128,7 +132,7 @@ def quantize(
         )
 
 
-def _open(model: str, output: Path, formats: str, *, keep: str | None, quantizer: str, range: str) -> Any:
+def _open(model: str, output: Path, formats: str, *, keep: str | None, names: dict[str, str | None]) -> Any:
     """Check what can be checked at once, then load."""
     from laq.cli.loading import opened_network
     from laq.cli.paths import check_output
@@ -137,9 +141,10 @@ def _open(model: str, output: Path, formats: str, *, keep: str | None, quantizer
     from laq.ranges import RANGES
 
     check_output(output, ARCHIVE_FOLDER)
+    range, quantizer = str(names["range"]), str(names["quantizer"])
     RANGES.get(range)
     check_range(range, formats)
-    return opened_network(model, keep=keep, quantizer=quantizer, range=range)
+    return opened_network(model, keep=keep, quantizer=quantizer, range=range, transform=names["transform"])
 
 
 def result_json(result: Result, folder: Path, *, time_s: float) -> dict[str, Any]:

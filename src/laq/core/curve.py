@@ -14,7 +14,7 @@ from laq.core.formats import CANDIDATES, FIRST_RANGE
 from laq.core.groups import TileGrid
 from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.scheme import ScaleFormat
-from laq.core.storage import open_value, refusing, save_value
+from laq.core.storage import checked_names, open_value, refusing, save_value
 
 N_FIRST_CANDIDATES = 9
 """Formats that there were before trellises: curves of then are read."""
@@ -59,6 +59,8 @@ class Curves:
         How scales are stored.
     quantizer : str
         Method whose error was measured.
+    transforms : tuple of str
+        What the network went through before; the curves are those of what came out.
     fixed_bytes : int
         Everything in the archive except what weights store: float tensors, column permutations, header,
         laq.json, the source's config and tokenizer files.
@@ -82,6 +84,7 @@ class Curves:
     source_hash: str
     data_hash: str
     range: str = FIRST_RANGE
+    transforms: tuple[str, ...] = ()
 
     def save(self, path: Path | str) -> None:
         """Write a folder; see `open`."""
@@ -105,6 +108,7 @@ class Curves:
             "n_params": self.n_params,
             "source_hash": self.source_hash,
             "data_hash": self.data_hash,
+            "transforms": list(self.transforms),
         }
         save_value(Path(path), "curves", header, arrays)
 
@@ -126,6 +130,7 @@ class Curves:
                 column_permutations=columns,
                 scale_format=ScaleFormat(header["scale_format"]),
                 range=header.get("range", FIRST_RANGE),
+                transforms=checked_names(header.get("transforms", [])),
                 **{name: header[name] for name in names},
             )
 

@@ -19,7 +19,7 @@ from laq.core.groups import TileGrid
 from laq.core.packing import section_specs
 from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.scheme import ScaleFormat
-from laq.core.storage import MALFORMED, write_text_atomic
+from laq.core.storage import MALFORMED, checked_names, write_text_atomic
 from laq.core.target import Unit
 
 PLAN_VERSION = 1
@@ -77,6 +77,8 @@ class Plan:
         How scales are stored.
     quantizer : str
         Method that will choose codes and scales.
+    transforms : tuple of str
+        What the network goes through before.
     budget_bytes : int
         What was allowed.
     size_bytes : int
@@ -102,6 +104,7 @@ class Plan:
     predicted_loss_nats: float
     source_hash: str
     range: str = FIRST_RANGE
+    transforms: tuple[str, ...] = ()
 
     @property
     def bpw(self) -> float:
@@ -132,6 +135,7 @@ class Plan:
             "n_params": self.n_params,
             "predicted_loss_nats": float(f"{self.predicted_loss_nats:.6g}"),
             "source_hash": self.source_hash,
+            "transforms": list(self.transforms),
         }
 
     @staticmethod
@@ -161,6 +165,7 @@ def _plan_from_json(content: dict[str, Any]) -> Plan:
         unit=Unit(content["unit"]),
         scale_format=ScaleFormat(content["scale_format"]),
         range=content.get("range", FIRST_RANGE),
+        transforms=checked_names(content.get("transforms", [])),
         **{name: content[name] for name in names},
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,23 @@ class Moments:
         square = self.diagonal.astype(np.float64) ** 2
         fourth = self.fourth.astype(np.float64)
         return self.n_samples * np.divide(square, fourth, out=np.zeros_like(square), where=fourth > 0)
+
+    def divided(self, factors: FloatArray) -> Moments:
+        """Return the moments of v / factors; factors are positive, [n].
+
+        Examples
+        --------
+        >>> halved = Moments(np.float32([4, 4]), np.float32([16, 16]), 100).divided(np.float32([2, 1]))
+        >>> halved.second.tolist(), halved.fourth.tolist()
+        ([1.0, 4.0], [1.0, 16.0])
+        """
+        inverse = 1 / factors.astype(np.float64)
+        of_pairs = inverse[:, None] * inverse if self.second.ndim == 2 else inverse**2
+        return Moments(
+            second=(self.second * of_pairs).astype(np.float32),
+            fourth=(self.fourth * inverse**4).astype(np.float32),
+            n_samples=self.n_samples,
+        )
 
     def merge(self, other: Moments) -> Moments:
         """Return the moments over the samples of both."""
@@ -113,6 +130,13 @@ class Stats:
             )
         return self.uses[name]
 
+    def divided(self, factors: Mapping[str, FloatArray]) -> Stats:
+        """Return the statistics of a network whose vectors `key` are v / factors[key].
+
+        Moments are computed when they are asked for: those of a large network stay where they are.
+        """
+        return replace(self, moments=_DividedMoments(self.moments, factors))
+
     def merge(self, other: Stats) -> Stats:
         """Return the statistics over the data of both; they must be of the same network.
 
@@ -165,6 +189,25 @@ class Stats:
             if missing:
                 raise ValueError(f"no moments {', '.join(sorted(missing))}")
             return Stats(moments, uses, int(header["n_tokens"]), str(header["data_hash"]))
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _DividedMoments(Mapping[str, Moments]):
+    """Moments of scaled vectors; nothing is held but the factors."""
+
+    base: Mapping[str, Moments]
+    factors: Mapping[str, FloatArray]
+
+    def __getitem__(self, key: str) -> Moments:
+        moments = self.base[key]
+        return moments.divided(self.factors[key]) if key in self.factors else moments
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.base)
+
+    def __len__(self) -> int:
+        return len(self.base)
 
 
 def _checked(key: str, moments: Moments) -> Moments:

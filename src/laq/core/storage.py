@@ -25,6 +25,13 @@ MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, Arithm
 """What reading a JSON file raises that is missing, or holds something else than expected."""
 
 
+def checked_names(values: object) -> tuple[str, ...]:
+    """Return a list of texts as a tuple, or raise ValueError."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{values!r} is not a list of names")
+    return tuple(values)
+
+
 @dataclass(frozen=True, slots=True)
 class FolderKind:
     """How a folder that laq wrote is told from the user's own.

@@ -57,7 +57,7 @@ class Result:
     Parameters
     ----------
     network : Network
-        The original.
+        What was packed: the original, or what the plan's transforms made of it.
     plan : Plan
         What was decided.
     packed : mapping

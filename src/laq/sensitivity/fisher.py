@@ -19,8 +19,8 @@ from laq.core.importance import FLOOR_SUPPORT, Importance
 from laq.core.permutation import IndexArray
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Feedback, Quantizer
-from laq.quantizers.common.dequantize import dequantize_columns
 from laq.quantizers.common.sorting import SortedWeight
+from laq.quantizers.common.trial import tried_losses
 from laq.ranges.common.grid import scale_floor
 
 CORRECTION_FORMATS: tuple[tuple[Format, Format], ...] = ((INT2, INT4), (TRELLISES[2], TRELLISES[4]))
@@ -81,7 +81,7 @@ def _correction(
     picked = np.unique(np.linspace(0, n_blocks - 1, min(CORRECTION_ROW_BLOCKS, n_blocks)).astype(np.int64))
     index = torch.from_numpy((picked[:, None] * TILE_ROWS + np.arange(TILE_ROWS)).ravel())
     sample = SortedWeight(weight.grid, weight.matrix[:, index], weight.hessian, weight.rows[index], None)
-    measured = _losses_with_feedback(sample, quantizer, feedback, scale_format)
+    measured = tried_losses(sample, quantizer, feedback, CORRECTION_CHOICES, scale_format=scale_format)
     predicted = losses[CORRECTION_CHOICES][:, picked].sum((1, 2), dtype=np.float64)
     if not (predicted > 0).all() or not (measured > 0).all():
         return np.ones(len(CANDIDATES), np.float32)
@@ -92,20 +92,6 @@ def _correction(
         widths = [max(CANDIDATES[i].code_bits, 1) for i in members]
         ratios[members] = np.interp(widths, [each.code_bits for each in family], logarithms)
     return np.asarray(np.exp(ratios), np.float32)
-
-
-def _losses_with_feedback(
-    sample: SortedWeight, quantizer: Quantizer, feedback: Feedback, scale_format: ScaleFormat
-) -> npt.NDArray[np.float64]:
-    """Loss of the sample under the full hessian, after the quantizer itself, at each correction width."""
-    n = sample.matrix.shape[1]
-    repeated = sample.matrix.repeat(1, len(CORRECTION_CHOICES))
-    of_blocks = torch.tensor(CORRECTION_CHOICES, dtype=torch.uint8).repeat_interleave(n // TILE_ROWS)
-    choices = of_blocks.expand(sample.grid.n_groups, -1).contiguous()
-    codes = quantizer.quantize(repeated, feedback, choices, scale_format=scale_format)
-    error = dequantize_columns(codes, choices, scale_format) - repeated
-    by_row = ((sample.hessian @ error) * error).sum(0).view(len(CORRECTION_CHOICES), n)
-    return np.asarray((0.5 * sample.rows * by_row).sum(1).double().numpy())
 
 
 def _unsupported(

@@ -16,6 +16,7 @@ from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.networks.module import Network, WeightRef
 from laq.quantizers import Feedback, Quantizer
+from laq.quantizers.common.encoding import Encoding
 from laq.quantizers.common.sorting import column_order, row_order, sort_weight, sorted_hessian
 from laq.quantizers.common.workers import side_by_side
 from laq.sensitivity.fisher import tile_losses
@@ -30,15 +31,6 @@ class Measured:
 
     weights: tuple[WeightCurves, ...]
     column_permutations: dict[str, IndexArray]
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoding:
-    """How weights are encoded."""
-
-    quantizer: Quantizer
-    group_size: int
-    scale_format: ScaleFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +66,7 @@ def measure_weights(
     CalibrationError
         If the statistics of a weight are missing or unusable.
     """
-    encoding = _Encoding(quantizer, group_size, scale_format)
+    encoding = Encoding(quantizer, group_size, scale_format)
     columns: dict[str, IndexArray] = {}
     curves: dict[str, WeightCurves] = {}
     families = group_by_input(network.weights, stats)
@@ -86,7 +78,7 @@ def measure_weights(
 
 
 def _measure_family(
-    network: Network, family: Sequence[WeightRef], stats: Stats, encoding: _Encoding
+    network: Network, family: Sequence[WeightRef], stats: Stats, encoding: Encoding
 ) -> Measured:
     """Measure weights that share an input: one factor, one order of columns."""
     key = f"{stats.uses_of(family[0].name)[0].columns}.column_permutation"
@@ -119,7 +111,7 @@ def _worth_sorting_columns(family: Sequence[WeightRef], group_size: int) -> bool
 
 
 def _measure(
-    weight: WeightRef, values: torch.Tensor, importance: Importance, shared: _Shared, encoding: _Encoding
+    weight: WeightRef, values: torch.Tensor, importance: Importance, shared: _Shared, encoding: Encoding
 ) -> WeightCurves:
     grid, columns = TileGrid(*weight.shape, encoding.group_size), shared.columns
     rows = row_order(values, importance) if _worth_sorting_rows(grid) else None

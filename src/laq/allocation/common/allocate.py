@@ -94,6 +94,7 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
         scale_format=curves.scale_format,
         quantizer=curves.quantizer,
         range=curves.range,
+        transforms=curves.transforms,
         budget_bytes=budget_bytes,
         size_bytes=_fixed_bytes(curves, unit) + int(units.costs[choice, index].sum()),
         n_params=curves.n_params,

@@ -1,0 +1,1 @@
+"""What transforms share: places where scales can move, the search for the best, and how they are moved."""
