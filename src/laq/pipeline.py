@@ -21,11 +21,20 @@ from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.networks import Network
-from laq.quantizers import QUANTIZERS
 from laq.resources import check_resources
 from laq.runtime.result import Result, sidecar_bytes
 from laq.selection import Job, best_plan, smallest_budget
-from laq.steps import Data, Source, calibrate, measure, open_network, splits_of, unit_of
+from laq.steps import (
+    Data,
+    Source,
+    calibrate,
+    check_measure,
+    measure,
+    needs_held_out,
+    open_network,
+    splits_of,
+    unit_of,
+)
 
 NUMBERS = {
     "bpw": "for example bpw=4.0",
@@ -55,6 +64,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     control: str | None = None,
     compare: bool = True,
     measured: str | Path | None = None,
+    sensitivity: str = "fisher",
+    mixes: int = 0,
     tokens: int = CALIBRATION_TOKENS,
     seed: int = 0,
 ) -> Result:
@@ -89,6 +100,11 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Hold the plan against per-tensor and uniform plans of the same bytes and keep the best.
     measured : path, optional
         Folder that `laq measure` wrote: calibration and measurement are taken from there.
+    sensitivity : str
+        Metric of what an error costs, see `laq methods`.
+    mixes : int
+        Mixes of formats to run through the whole network first, so that predicted losses are its KL; 0 for
+        none. With `measured` what was measured counts.
     tokens : int
         Calibration tokens.
     seed : int
@@ -100,7 +116,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         If the request cannot be met; before the slow work where that can be known.
     """
     _check_limits(bpw, size, max_kl)
-    _check_options(unit, quantizer, group_size, scale_format, control)
+    _check_options(unit, group_size, scale_format, control)
+    check_measure(quantizer=quantizer, sensitivity=sensitivity, mixes=mixes)
     network = open_network(source, keep=keep)
     grids = [TileGrid(*weight.shape, group_size) for weight in network.weights]
     formats_of(formats)
@@ -110,13 +127,25 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     if measured is not None:
         stats, curves = open_measured(measured)
         network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
-        _check_same(curves, quantizer, group_size, scale_format)
+        _check_same(curves, quantizer, group_size, scale_format, sensitivity)
+        if needs_held_out(curves.sensitivity, 0 if curves.gains is None else 1):
+            splits = splits.holding_out()
         _check_disjoint(stats, splits)
     else:
+        if needs_held_out(sensitivity, mixes):
+            splits = splits.holding_out()
         check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
         stats = calibrate(network, splits, seed=seed)
         curves = measure(
-            network, stats, quantizer=quantizer, group_size=group_size, scale_format=scale_format
+            network,
+            stats,
+            quantizer=quantizer,
+            group_size=group_size,
+            scale_format=scale_format,
+            sensitivity=sensitivity,
+            mixes=mixes,
+            batches=splits.held_out,
+            seed=seed,
         )
     job = Job(network, splits, stats, curves, unit, allocator, formats, control, seed)
     result = best_plan(
@@ -147,12 +176,9 @@ def _check_limits(bpw: object, size: object, max_kl: float | None) -> None:
         raise RequestError(f"max_kl {max_kl} is not a positive number", hint=NUMBERS["max_kl"])
 
 
-def _check_options(
-    unit: str, quantizer: str, group_size: int, scale_format: str, control: str | None
-) -> None:
+def _check_options(unit: str, group_size: int, scale_format: str, control: str | None) -> None:
     """Refuse what the steps would refuse after the slow work."""
     unit_of(unit)
-    QUANTIZERS.get(quantizer)
     known = {
         "group_size": GROUP_SIZES,
         "scale_format": [s.value for s in ScaleFormat],
@@ -172,13 +198,14 @@ def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
     return stats, curves
 
 
-def _check_same(curves: Curves, quantizer: str, group_size: int, scale_format: str) -> None:
+def _check_same(curves: Curves, quantizer: str, group_size: int, scale_format: str, sensitivity: str) -> None:
     """Refuse settings that differ from those a measurement was made with."""
-    asked = (quantizer, group_size, scale_format)
-    found = (curves.quantizer, curves.weights[0].grid.group_size, curves.scale_format.value)
+    asked = (quantizer, group_size, scale_format, sensitivity)
+    grid = curves.weights[0].grid
+    found = (curves.quantizer, grid.group_size, curves.scale_format.value, curves.sensitivity)
     if asked != found:
         raise RequestError(
-            f"measured with quantizer, group size, scale format {found}, asked for {asked}",
+            f"measured with quantizer, group size, scale format, sensitivity {found}, asked for {asked}",
             hint="measure again, or ask for the same",
         )
 
@@ -232,6 +259,7 @@ def _least_bytes(network: Network) -> int:
 
 def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
     """What made the result."""
+    gains = job.curves.gains
     return {
         "source": job.network.source[-MAX_NAME:],
         "data": job.splits.source[-MAX_NAME:],
@@ -241,5 +269,7 @@ def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
         "seed": job.seed,
         "allocator": job.allocator,
         "formats": job.formats,
+        "sensitivity": job.curves.sensitivity,
+        "mixes": 0 if gains is None else gains.n_fitted + gains.n_held_out,
         "verdict": verdict,
     }

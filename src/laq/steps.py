@@ -27,7 +27,8 @@ from laq.quantizers.common.apply import apply_plans
 from laq.runtime.linear import rounding_activations
 from laq.runtime.replace import resident_bytes
 from laq.runtime.result import Result, archive_fixed_bytes
-from laq.sensitivity.measure import measure_weights
+from laq.sensitivity import SENSITIVITIES, Sensitivity, Subject
+from laq.sensitivity.common.mixes import calibrated, check_mixes
 
 Source = str | Path | nn.Module | Network
 Data = str | Path | Iterable[Batch] | None
@@ -93,13 +94,17 @@ def calibrate(
     return _calibrate(opened, splits.calibration, n_gradient=splits.n_gradient, seed=seed)
 
 
-def measure(
+def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     network: Source,
     stats: Stats,
     *,
     quantizer: str = "gptq",
     group_size: int = 64,
     scale_format: str = "log8",
+    sensitivity: str = "fisher",
+    mixes: int = 0,
+    batches: Sequence[Batch] = (),
+    seed: int = 0,
 ) -> Curves:
     """Measure the loss of every tile at every candidate format.
 
@@ -115,11 +120,33 @@ def measure(
         32, 64 or 128 columns that share a scale.
     scale_format : "log8" or "float16"
         How scales are stored.
+    sensitivity : str
+        Metric of what an error costs, see `laq methods`.
+    mixes : int
+        Mixes of formats to run through the whole network, so that sums of curves predict its KL; 0 for none.
+    batches : sequence of Batch
+        What mixes, and metrics that run the network, run on: data that `stats` did not see, and that nothing
+        will be judged on.
+    seed : int
+        Seeds what is sampled.
+
+    Raises
+    ------
+    RequestError
+        If there is no such method, or too few mixes.
+    DataError
+        If batches are needed and there are none.
     """
     opened, scales = open_network(network), ScaleFormat(scale_format)
-    method = QUANTIZERS.get(quantizer)()
-    measured = measure_weights(opened, stats, method, group_size=group_size, scale_format=scales)
-    return Curves(
+    metric = check_measure(quantizer=quantizer, sensitivity=sensitivity, mixes=mixes)
+    if needs_held_out(sensitivity, mixes) and not batches:
+        raise DataError(
+            "mixes, and sensitivities that run the network, need data that the statistics did not see",
+            hint="pass them: batches=[...]",
+        )
+    subject = Subject(opened, stats, quantizer, group_size, scales, tuple(batches), seed)
+    measured = metric().measure(subject)
+    curves = Curves(
         weights=measured.weights,
         column_permutations=measured.column_permutations,
         scale_format=scales,
@@ -129,7 +156,22 @@ def measure(
         n_params=opened.n_params,
         source_hash=opened.content_hash(),
         data_hash=stats.data_hash,
+        sensitivity=sensitivity,
     )
+    return calibrated(curves, opened, stats, batches, n_mixes=mixes, seed=seed) if mixes else curves
+
+
+def check_measure(*, quantizer: str, sensitivity: str, mixes: int) -> type[Sensitivity]:
+    """Return the class of a sensitivity; raise RequestError for options that measuring would refuse."""
+    QUANTIZERS.get(quantizer)
+    if mixes:
+        check_mixes(mixes)
+    return SENSITIVITIES.get(sensitivity)
+
+
+def needs_held_out(sensitivity: str, mixes: int) -> bool:
+    """Say whether measuring runs the network on data that the statistics must not have seen."""
+    return mixes > 0 or SENSITIVITIES.get(sensitivity).runs_network
 
 
 def allocate(  # noqa: PLR0913 - the options of a command, all by keyword

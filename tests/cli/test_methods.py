@@ -1,13 +1,13 @@
 from laq.allocation import ALLOCATORS
 from laq.quantizers import QUANTIZERS
+from laq.sensitivity import SENSITIVITIES
 
 
 def test_every_method_is_listed_with_its_status(laq_well):
     rows = laq_well("methods", "--json").content["methods"]
     names = {(row["kind"], row["name"]) for row in rows}
-    assert names == {("quantizer", name) for name in QUANTIZERS.names()} | {
-        ("allocator", name) for name in ALLOCATORS.names()
-    }
+    registries = {"quantizer": QUANTIZERS, "sensitivity": SENSITIVITIES, "allocator": ALLOCATORS}
+    assert names == {(kind, name) for kind, methods in registries.items() for name in methods.names()}
     assert {row["status"] for row in rows} <= {"stable", "experimental"}
 
 

@@ -7,16 +7,20 @@ from laq.cli.output import running
 
 
 def methods(as_json: AsJson = False, debug: Debug = False) -> None:
-    """List quantizers and allocators with their status."""
+    """List quantizers, sensitivities and allocators with their status."""
     with running(debug=debug, as_json=as_json, quiet=True) as out:
         from laq.allocation import ALLOCATORS
         from laq.cli.tables import table_of
         from laq.quantizers import QUANTIZERS
+        from laq.sensitivity import SENSITIVITIES
 
         found: list[tuple[str, str, str, str]] = []
         for name in QUANTIZERS.names():
             quantizer = QUANTIZERS.get(name)
             found.append(("quantizer", name, quantizer.status, quantizer.summary))
+        for name in SENSITIVITIES.names():
+            sensitivity = SENSITIVITIES.get(name)
+            found.append(("sensitivity", name, sensitivity.status, sensitivity.summary))
         for name in ALLOCATORS.names():
             allocator = ALLOCATORS.get(name)
             found.append(("allocator", name, allocator.status, allocator.summary))

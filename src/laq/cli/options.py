@@ -69,6 +69,18 @@ EvalTokens = Annotated[
 ]
 Keep = Annotated[str | None, typer.Option("--keep", metavar="REGEX", help="Weights to leave as they are.")]
 QuantizerName = Annotated[str, typer.Option("--quantizer", help="Method, see `laq methods`.")]
+SensitivityName = Annotated[
+    str, typer.Option("--sensitivity", help="What an error costs, see `laq methods`.")
+]
+Mixes = Annotated[
+    int,
+    typer.Option(
+        "--mixes",
+        min=0,
+        help="Run so many mixes of formats through the whole network, so that predicted losses are its KL; "
+        "32 are a good number.",
+    ),
+]
 Group = Annotated[GroupSize, typer.Option("--group-size", help="Columns that share a scale.")]
 AllocatorName = Annotated[
     str, typer.Option("--allocator", help="How bytes are spent over units, see `laq methods`.")
@@ -113,3 +125,10 @@ def check_allocator(name: str) -> None:
     from laq.allocation import ALLOCATORS
 
     ALLOCATORS.get(name)
+
+
+def check_sensitivity(name: str) -> None:
+    """Raise RequestError, with those there are, if there is no such sensitivity."""
+    from laq.sensitivity import SENSITIVITIES
+
+    SENSITIVITIES.get(name)

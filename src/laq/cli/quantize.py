@@ -21,15 +21,18 @@ from laq.cli.options import (
     Group,
     GroupSize,
     Keep,
+    Mixes,
     Model,
     QuantizerName,
     Quiet,
     Seed,
+    SensitivityName,
     Size,
     Tokens,
     check_allocator,
     check_data,
     check_limits,
+    check_sensitivity,
 )
 from laq.cli.output import running
 from laq.core.scheme import ScaleFormat
@@ -79,6 +82,8 @@ def quantize(
     tokens: Tokens = CALIBRATION_TOKENS,
     data: Data = None,
     measured: Measured = None,
+    sensitivity: SensitivityName = "fisher",
+    mixes: Mixes = 0,
     compare: Compare = True,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -93,6 +98,7 @@ def quantize(
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         check_data(data)
         check_allocator(allocator)
+        check_sensitivity(sensitivity)
         network = _open(model, output, keep=keep, quantizer=quantizer)
 
         from laq.cli.paths import check_room
@@ -116,6 +122,8 @@ def quantize(
             control=None if control is None else control.value,
             compare=compare,
             measured=measured,
+            sensitivity=sensitivity,
+            mixes=mixes,
             tokens=tokens,
             seed=seed,
         )
