@@ -65,9 +65,9 @@ def main() -> None:
                 row["kl_of_plan_without_gains"] = found["plain"].kl_nats
             rows.append(row)
             print(row, flush=True)
-    about = gains.to_json() | {"n_mixes": N_MIXES, "mixes_s": round(seconds, 1)} | _summary(rows)
+            about = gains.to_json() | {"n_mixes": N_MIXES, "mixes_s": round(seconds, 1)} | _summary(rows)
+            save("prediction", rows, text=splits.source, gains=about)
     print(_summary(rows))
-    save("prediction", rows, text=splits.source, gains=about)
 
 
 def _sum(plain, plan) -> float:
