@@ -128,6 +128,10 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         stats, curves = open_measured(measured)
         network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
         _check_same(curves, quantizer, group_size, scale_format, sensitivity)
+        if mixes and curves.gains is None:
+            raise RequestError(
+                f"{measured}: measured without mixes, asked for {mixes}", hint="measure again with --mixes"
+            )
         if needs_held_out(curves.sensitivity, 0 if curves.gains is None else 1):
             splits = splits.holding_out()
         _check_disjoint(stats, splits)

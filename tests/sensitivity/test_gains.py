@@ -12,7 +12,7 @@ from laq.core.errors import DataError, FormatError, RequestError
 from laq.core.gains import Gains, weight_classes
 from laq.networks import describe
 from laq.sensitivity.common.gain_fit import fit_gains, rank_correlation
-from laq.sensitivity.common.mixes import MixRuns, calibrated, draw_mixes, gains_of
+from laq.sensitivity.common.mixes import MixRuns, calibrated, draw_mixes, gains_of, variant_plans
 from laq.steps import allocate, calibrate, measure
 
 
@@ -125,6 +125,16 @@ def test_gains_are_multiplied_into_curves_and_predict_for_plans(small, tmp_path)
     assert plan.predicted_loss_nats == pytest.approx(gains.predict(own.predicted_loss_nats))
     curves.save(tmp_path / "curves")
     assert Curves.open(tmp_path / "curves").gains == gains
+
+
+@pytest.mark.parametrize("group_size", [32, 64])
+def test_variants_grow_and_the_last_is_eight_bits_throughout(small, group_size):
+    network, stats, _ = small
+    plans = variant_plans(measure(network, stats, group_size=group_size))
+    sizes = [plan.size_bytes for plan in plans]
+    assert len(set(sizes)) == len(sizes)
+    assert sizes[-1] == max(sizes) > 2 * min(sizes)
+    assert [list(weight.histogram()) for weight in plans[-1].weights] == [["int8"], ["int8"]]
 
 
 def test_gains_cannot_be_fitted_twice_or_from_nothing(small):
