@@ -28,9 +28,9 @@ VARIANTS: tuple[tuple[Unit, float], ...] = (
     (Unit.TILE, 0.2),
     (Unit.NETWORK, 0.05),
     (Unit.TILE, 0.8),
-    (Unit.NETWORK, 1.1),
+    (Unit.NETWORK, 1.3),
     (Unit.TILE, 1.6),
-    (Unit.NETWORK, 2.1),
+    (Unit.NETWORK, 2.3),
     (Unit.TILE, 2.8),
 )
 """Plans that classes take their formats from, by rising width: unit, bits per weight above the smallest."""
