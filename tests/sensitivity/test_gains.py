@@ -133,7 +133,7 @@ def test_variants_grow_and_the_last_is_eight_bits_throughout(small, group_size):
     plans = variant_plans(measure(network, stats, group_size=group_size))
     sizes = [plan.size_bytes for plan in plans]
     assert len(set(sizes)) == len(sizes)
-    assert sizes[-1] == max(sizes) > 2 * min(sizes)
+    assert sizes[-1] == max(sizes) > 1.8 * min(sizes)
     assert [list(weight.histogram()) for weight in plans[-1].weights] == [["int8"], ["int8"]]
 
 
