@@ -129,6 +129,17 @@ def fixed_splits(network: Network, text: Path | None, *, n_calibration: int = 16
     )
 
 
+def calibration_side(network: Network, text: Path | None, *, n: int = 4) -> tuple:
+    """Sequences between the longest calibration split and the selection split, that no statistics see."""
+    content = builtin_text() if text is None else text.read_text(encoding="utf-8")
+    ids = torch.tensor(network.tokenizer(content, verbose=False)["input_ids"])
+    first, last = 1000 + 64 * SEQUENCE, len(ids) // 2
+    step = (last - first) // n
+    if step < SEQUENCE:
+        raise SystemExit(f"error: {len(ids)} tokens are too few to hold any out")
+    return tuple(token_batch(ids[first + i * step :][:SEQUENCE]) for i in range(n))
+
+
 def cached_stats(network: Network, splits: Splits, work: Path) -> Stats:
     """Calibrate once per network and text."""
     names = (network.content_hash()[:8], hash_batches(splits.calibration)[:8], len(network.weights))
@@ -243,6 +254,7 @@ def _processor() -> str:
 
 __all__ = [
     "cached_stats",
+    "calibration_side",
     "fixed_splits",
     "linears_only",
     "measure",

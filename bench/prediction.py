@@ -1,85 +1,97 @@
-"""Where does the predicted loss go wrong? Errors scaled down, one part at a time, seen and unseen text."""
+"""KL predicted by curves, as they are and with gains from mixes, against KL on text that nothing chose on."""
 
 from __future__ import annotations
 
-import copy
+import time
 
 import numpy as np
-import torch
-from common import (
-    linears,
-    linears_only,
-    measure,
-    parser,
-    save,
-    without_orders,
-)
+from common import calibration_side, linears, linears_only, measure, parser, save, without_orders
 
 from laq.core.target import Unit
-from laq.evaluation.divergence import compare
-from laq.runtime.linear import PackedLinear
-from laq.steps import allocate, apply_all
+from laq.sensitivity.common.gain_fit import rank_correlation
+from laq.sensitivity.common.mixes import gains_of, run_mixes
+from laq.steps import allocate, apply_all, records
 
-BPW = 3.2
-FRACTIONS = (0.125, 0.5, 1.0)
+N_MIXES = 24
+BUDGETS = {
+    "tile": (2.5, 3.0, 4.0, 6.0),
+    "row": (2.7, 3.5, 5.0),
+    "tensor": (2.5, 3.2, 4.5),
+    "network": (3.3, 4.3),
+}
+"""Bits per weight, as bench/common.py counts them."""
+
+WITHOUT_GAINS = (("tile", 3.0), ("tensor", 3.2))
+"""Where the plan that curves without gains choose is measured too."""
 
 
 def main() -> None:
-    """Print one line a setting and write bench/results/prediction.json."""
+    """Print one line a budget and write bench/results/prediction.json."""
     arguments = parser(__doc__ or "").parse_args()
     network, splits, stats = linears(arguments.text, arguments.work)
-    curves = linears_only(measure(network, stats))
-    parts = {"calibration": splits.calibration[::4], "selection": splits.selection}
-    module = copy.deepcopy(network.module)
+    plain = measure(network, stats)
+    start = time.perf_counter()
+    held_out = calibration_side(network, arguments.text, n=3)
+    runs = run_mixes(plain, network, stats, held_out, n_mixes=N_MIXES)
+    with_gains = plain.with_gains(gains_of(runs))
+    np.savez(arguments.work / "mixes.npz", losses=runs.losses, kl_nats=runs.kl_nats, classes=runs.classes)
+    seconds = time.perf_counter() - start
+    gains = with_gains.gains
+    print(f"{seconds:.0f} s", gains, flush=True)
     rows: list[dict] = []
-
-    def kl(changed: dict[str, torch.Tensor], part: str) -> float:
-        with torch.no_grad():
-            for name, change in changed.items():
-                module.get_parameter(name).copy_(network.weight(name) + change)
-        (found,) = compare(network.module, [module], parts[part], label=part)
-        with torch.no_grad():
-            for name in changed:
-                module.get_parameter(name).copy_(network.weight(name))
-        return found.kl_nats
-
-    for unit in ("tile", "tensor", "network"):
-        own = without_orders(curves, Unit(unit))
-        plan = allocate(own, size=int(BPW * own.n_params / 8), unit=unit)
-        (result,) = apply_all(network, [plan], stats)
-        errors = {
-            f"{path}.weight": child.packed.dequantize() - network.weight(f"{path}.weight")
-            for path, child in result.model.named_modules()
-            if isinstance(child, PackedLinear)
-        }
-        predicted = {
-            weight.name: float(
-                np.take_along_axis(losses.loss_nats, weight.choices[None].astype(int), 0).sum()
-            )
-            for weight, losses in zip(plan.weights, curves.weights, strict=True)
-        }
-        for fraction in FRACTIONS:
-            scaled = {name: fraction * error for name, error in errors.items()}
+    for unit, budgets in BUDGETS.items():
+        before, after = (without_orders(linears_only(each), Unit(unit)) for each in (plain, with_gains))
+        for bpw in budgets:
+            size = int(bpw * after.n_params / 8)
+            plan = allocate(after, size=size, unit=unit)
+            own = allocate(before, size=size, unit=unit)
+            results = apply_all(network, [plan, own] if (unit, bpw) in WITHOUT_GAINS else [plan], stats)
+            models = {
+                name: (result.model, result.plan.size_bytes)
+                for name, result in zip(("gains", "plain"), results, strict=False)
+            }
+            found = records(network, models, splits.wide[::5], split="wide")
             row = {
                 "unit": unit,
-                "part": "all",
-                "fraction_of_error": fraction,
+                "bpw": round(plan.bpw, 3),
+                "kl_nats": found["gains"].kl_nats,
+                "kl_stderr_nats": found["gains"].kl_stderr_nats,
                 "predicted": plan.predicted_loss_nats,
+                "predicted_over_kl": plan.predicted_loss_nats / found["gains"].kl_nats,
+                "sum_of_curves": _sum(plain, plan),
             }
-            rows.append(row | {f"kl_{part}": kl(scaled, part) / fraction**2 for part in parts})
-            print(rows[-1], flush=True)
-        if unit != "tile":
-            continue
-        for role in sorted({name.split(".")[-2] for name in errors}):
-            mine = {name: error for name, error in errors.items() if f".{role}." in name}
-            row = {"unit": unit, "part": role, "fraction_of_error": 1.0}
-            row |= {
-                "predicted": sum(predicted[name] for name in mine),
-                "kl_calibration": kl(mine, "calibration"),
-            }
+            row["curves_over_kl"] = row["sum_of_curves"] / row["kl_nats"]
+            if "plain" in found:
+                row["kl_of_plan_without_gains"] = found["plain"].kl_nats
             rows.append(row)
             print(row, flush=True)
-    save("prediction", rows, text=splits.source)
+            about = gains.to_json() | {"n_mixes": N_MIXES, "mixes_s": round(seconds, 1)} | _summary(rows)
+            save("prediction", rows, text=splits.source, gains=about)
+    print(_summary(rows))
+
+
+def _sum(plain, plan) -> float:
+    """Loss of a plan by the curves without gains."""
+    return sum(
+        float(np.take_along_axis(own.loss_nats, weight.choices[None].astype(int), 0).sum())
+        for own, weight in zip(plain.weights, plan.weights, strict=True)
+    )
+
+
+def _summary(rows: list[dict]) -> dict:
+    """Median and worst factor between predicted and measured, and rank correlation."""
+    result = {}
+    kl = np.array([row["kl_nats"] for row in rows])
+    for key in ("predicted", "sum_of_curves"):
+        predicted = np.array([row[key] for row in rows])
+        factors = np.exp(np.abs(np.log(predicted / kl)))
+        result[key] = {
+            "median_factor": float(np.median(factors)),
+            "worst_factor": float(factors.max()),
+            "within_20_percent": int((np.abs(predicted / kl - 1) <= 0.2).sum()),
+            "rank_correlation": rank_correlation(predicted, kl),
+        }
+    return result
 
 
 if __name__ == "__main__":

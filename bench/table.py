@@ -20,6 +20,7 @@ COMMANDS = {
     "shrinkage": "bench/shrinkage.py --text TEXT",
     "calibration_memory": "bench/calibration_memory.py",
     "prediction": "bench/prediction.py --text TEXT",
+    "sensitivity": "bench/sensitivity.py --text TEXT",
     "cost": "bench/cost.py",
     "determinism": "bench/determinism.py",
     "matmul": "bench/matmul.py",

@@ -21,16 +21,18 @@ from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.networks import Network
-from laq.quantizers import quantizer_of
 from laq.resources import check_resources
 from laq.runtime.result import Result, sidecar_bytes
 from laq.selection import Job, best_plan, smallest_budget
 from laq.steps import (
     Data,
     EncodingNames,
+    Measuring,
     Source,
     calibrate,
+    check_measure,
     measure_transformed,
+    needs_held_out,
     open_network,
     splits_of,
     transform_network,
@@ -68,6 +70,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     control: str | None = None,
     compare: bool = True,
     measured: str | Path | None = None,
+    sensitivity: str = "fisher",
+    mixes: int = 0,
     tokens: int = CALIBRATION_TOKENS,
     seed: int = 0,
 ) -> Result:
@@ -107,6 +111,11 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Hold the plan against per-tensor and uniform plans of the same bytes and keep the best.
     measured : path, optional
         Folder that `laq measure` wrote: calibration and measurement are taken from there.
+    sensitivity : str
+        Metric of what an error costs, see `laq methods`.
+    mixes : int
+        Mixes of formats to run through the whole network first, so that predicted losses are its KL; 0 for
+        none. With `measured` what was measured counts.
     tokens : int
         Calibration tokens.
     seed : int
@@ -119,7 +128,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     """
     _check_limits(bpw, size, max_kl)
     _check_options(unit, group_size, scale_format, control)
-    quantizer_of(quantizer, range)
+    check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
     check_range(range, formats)
     names, options = transforms_of(transform), EncodingNames(quantizer, range, group_size, scale_format)
     network = open_network(source, keep=keep)
@@ -132,14 +141,23 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     if measured is not None:
         stats, curves = open_measured(measured)
         network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
-        _check_same(curves, options, names)
+        _check_same(curves, options, (names, sensitivity))
+        if mixes and curves.gains is None:
+            raise RequestError(
+                f"{measured}: measured without mixes, asked for {mixes}", hint="measure again with --mixes"
+            )
+        if needs_held_out(curves.sensitivity, 0 if curves.gains is None else 1):
+            splits = splits.holding_out()
         _check_disjoint(stats, splits)
         made = transform_network(network, stats, names, options)
     else:
+        if needs_held_out(sensitivity, mixes):
+            splits = splits.holding_out()
         check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
         stats = calibrate(network, splits, seed=seed)
         made = transform_network(network, stats, names, options)
-        curves = measure_transformed(network, made, names, options)
+        measuring = Measuring(sensitivity, mixes, splits.held_out, seed)
+        curves = measure_transformed(network, made, names, options, measuring)
     job = Job(network, made, splits, curves, unit, allocator, formats, control, seed)
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
@@ -191,17 +209,21 @@ def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
     return stats, curves
 
 
-def _check_same(curves: Curves, options: EncodingNames, transforms: tuple[str, ...]) -> None:
+def _check_same(curves: Curves, options: EncodingNames, others: tuple[tuple[str, ...], str]) -> None:
     """Refuse settings that differ from those a measurement was made with."""
     group_size = curves.weights[0].grid.group_size
     own = EncodingNames(curves.quantizer, curves.range, group_size, curves.scale_format.value)
     found, asked = (
-        (one.quantizer, one.range, one.group_size, one.scale_format, ",".join(names) or "none")
-        for one, names in ((own, curves.transforms), (options, transforms))
+        (one.quantizer, one.range, one.group_size, one.scale_format, ",".join(names) or "none", sensitivity)
+        for one, (names, sensitivity) in (
+            (own, (curves.transforms, curves.sensitivity)),
+            (options, others),
+        )
     )
     if asked != found:
         raise RequestError(
-            f"measured with quantizer, range, group size, scales, transforms {found}, asked for {asked}",
+            "measured with quantizer, range, group size, scales, transforms, sensitivity "
+            f"{found}, asked for {asked}",
             hint="measure again, or ask for the same",
         )
 
@@ -255,6 +277,7 @@ def _least_bytes(network: Network) -> int:
 
 def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
     """What made the result."""
+    gains = job.curves.gains
     return {
         "source": job.network.source[-MAX_NAME:],
         "data": job.splits.source[-MAX_NAME:],
@@ -264,5 +287,7 @@ def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
         "seed": job.seed,
         "allocator": job.allocator,
         "formats": job.formats,
+        "sensitivity": job.curves.sensitivity,
+        "mixes": 0 if gains is None else gains.n_fitted + gains.n_held_out,
         "verdict": verdict,
     }

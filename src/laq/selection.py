@@ -20,6 +20,8 @@ NO_FLOOR_GAIN = 0.9
 
 MAX_PROBES = 8
 SIZE_TOLERANCE = 0.005
+KL_TOLERANCE = 0.02
+"""A limit on KL counts as met, and probing ends, this far below it; probes aim at the middle of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +113,13 @@ def _verdict(job: Job, comparisons: tuple[Comparison, ...], winner: Comparison) 
 def smallest_budget(job: Job, max_kl: float) -> int:
     """Bytes of the smallest archive whose measured KL on the selection split stays below `max_kl`.
 
-    The curves give the shape of KL over bytes; every probe corrects their scale where it matters.
+    The curves give the shape of KL over bytes; every probe corrects their scale where it matters. With
+    gains the first probe is near already.
     """
     low, high = size_range(job.curves, unit=unit_of(job.unit), formats=job.formats, floor=True)
     ratio, best = 1.0, None
     for _ in range(MAX_PROBES):
-        budget = _where_predicted(job, max_kl / ratio, low, high)
+        budget = _where_predicted(job, (1 - KL_TOLERANCE / 2) * max_kl / ratio, low, high)
         plan = _plan(job, budget, allocator=job.allocator)
         (result,) = apply_all(job.made.network, [plan], job.made.stats)
         models = {"": (result.model, plan.size_bytes)}
@@ -126,6 +129,8 @@ def smallest_budget(job: Job, max_kl: float) -> int:
             best = high = budget
         else:
             low = budget
+        if (1 - KL_TOLERANCE) * max_kl <= kl <= max_kl:
+            break
         if best is not None and (high - low) <= SIZE_TOLERANCE * high:
             break
     if best is None:

@@ -29,7 +29,8 @@ from laq.quantizers.common.encoding import Encoding
 from laq.runtime.linear import rounding_activations
 from laq.runtime.replace import resident_bytes
 from laq.runtime.result import Result, archive_fixed_bytes
-from laq.sensitivity.measure import measure_weights
+from laq.sensitivity import SENSITIVITIES, Sensitivity, Subject
+from laq.sensitivity.common.mixes import calibrated, check_mixes
 from laq.transforms import Transformed, transformed, transforms_of
 
 Source = str | Path | nn.Module | Network
@@ -105,6 +106,10 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     group_size: int = 64,
     scale_format: str = "log4",
     transform: str | None = None,
+    sensitivity: str = "fisher",
+    mixes: int = 0,
+    batches: Sequence[Batch] = (),
+    seed: int = 0,
 ) -> Curves:
     """Measure the loss of every tile at every candidate format.
 
@@ -124,10 +129,30 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
         How scales are stored.
     transform : str, optional
         Methods that the network goes through first, such as "column_norm,awq"; see `laq methods`.
+    sensitivity : str
+        Metric of what an error costs, see `laq methods`.
+    mixes : int
+        Mixes of formats to run through the whole network, so that sums of curves predict its KL; 0 for none.
+    batches : sequence of Batch
+        What mixes, and metrics that run the network, run on: data that `stats` did not see, and that nothing
+        will be judged on.
+    seed : int
+        Seeds what is sampled.
+
+    Raises
+    ------
+    RequestError
+        If there is no such method, or too few mixes.
+    DataError
+        If batches are needed and there are none.
     """
     opened, names = open_network(network), transforms_of(transform)
     options = EncodingNames(quantizer, range, group_size, scale_format)
-    return measure_transformed(opened, transform_network(opened, stats, names, options), names, options)
+    measuring = Measuring(sensitivity, mixes, tuple(batches), seed)
+    check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
+    measuring.check()
+    made = transform_network(opened, stats, names, options)
+    return measure_transformed(opened, made, names, options, measuring)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +182,24 @@ class EncodingNames:
         return Encoding(method, self.group_size, ScaleFormat(self.scale_format))
 
 
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """What an error is said to cost; for the fields see `measure`."""
+
+    sensitivity: str
+    mixes: int
+    batches: tuple[Batch, ...]
+    seed: int
+
+    def check(self) -> None:
+        """Raise DataError if batches are needed and there are none."""
+        if needs_held_out(self.sensitivity, self.mixes) and not self.batches:
+            raise DataError(
+                "mixes, and sensitivities that run the network, need data that the statistics did not see",
+                hint="pass them: batches=[...]",
+            )
+
+
 def transform_network(
     network: Network, stats: Stats, names: tuple[str, ...], options: EncodingNames
 ) -> Transformed:
@@ -165,15 +208,26 @@ def transform_network(
 
 
 def measure_transformed(
-    original: Network, made: Transformed, names: tuple[str, ...], options: EncodingNames
+    original: Network,
+    made: Transformed,
+    names: tuple[str, ...],
+    options: EncodingNames,
+    measuring: Measuring,
 ) -> Curves:
     """Measure what transforms `names` made of a network; see `measure`."""
-    encoding, network = options.encoding(), made.network
-    scales = encoding.scale_format
-    measured = measure_weights(
-        network, made.stats, encoding.quantizer, group_size=encoding.group_size, scale_format=scales
+    network, stats, scales = made.network, made.stats, ScaleFormat(options.scale_format)
+    subject = Subject(
+        network,
+        stats,
+        options.quantizer,
+        options.group_size,
+        scales,
+        measuring.batches,
+        measuring.seed,
+        options.range,
     )
-    return Curves(
+    measured = SENSITIVITIES.get(measuring.sensitivity)().measure(subject)
+    curves = Curves(
         weights=measured.weights,
         column_permutations=measured.column_permutations,
         scale_format=scales,
@@ -183,9 +237,27 @@ def measure_transformed(
         original_bytes=original.original_bytes,
         n_params=original.n_params,
         source_hash=original.content_hash(),
-        data_hash=made.stats.data_hash,
+        data_hash=stats.data_hash,
         transforms=names,
+        sensitivity=measuring.sensitivity,
     )
+    if not measuring.mixes:
+        return curves
+    n_mixes, seed = measuring.mixes, measuring.seed
+    return calibrated(curves, network, stats, measuring.batches, n_mixes=n_mixes, seed=seed)
+
+
+def check_measure(*, quantizer: str, range: str, sensitivity: str, mixes: int) -> type[Sensitivity]:
+    """Return the class of a sensitivity; raise RequestError for options that measuring would refuse."""
+    quantizer_of(quantizer, range)
+    if mixes:
+        check_mixes(mixes)
+    return SENSITIVITIES.get(sensitivity)
+
+
+def needs_held_out(sensitivity: str, mixes: int) -> bool:
+    """Say whether measuring runs the network on data that the statistics must not have seen."""
+    return mixes > 0 or SENSITIVITIES.get(sensitivity).runs_network
 
 
 def allocate(  # noqa: PLR0913 - the options of a command, all by keyword

@@ -8,7 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laq.calibration.data import builtin_text, evaluation_batches, read_tokens, split_tokens, text_splits
+from laq.calibration.data import (
+    Splits,
+    builtin_text,
+    evaluation_batches,
+    read_tokens,
+    split_tokens,
+    text_splits,
+)
 from laq.core.errors import DataError
 from laq.networks import describe
 from laq.steps import splits_of
@@ -164,3 +171,14 @@ def test_evaluation_takes_whole_sequences_from_the_start(network, tmp_path):
     assert len(evaluation_batches(network, tmp_path / "ids.npy", n_tokens=64)) == 2
     with pytest.raises(DataError, match="less than one sequence of 32"):
         evaluation_batches(network, tmp_path / "ids.npy", n_tokens=31)
+
+
+def test_batches_held_out_are_kept_from_the_statistics_and_spread_evenly():
+    splits = Splits(tuple(range(64)), (), (), "numbers")
+    held = splits.holding_out()
+    assert held.held_out == (8, 24, 40, 56)
+    assert sorted(held.calibration + held.held_out) == list(range(64))
+    assert splits.holding_out() == held
+    assert len(Splits((1, 2), (), (), "two").holding_out().calibration) == 1
+    with pytest.raises(DataError, match="one calibration batch"):
+        Splits((1,), (), (), "one").holding_out()

@@ -67,3 +67,27 @@ def test_an_unknown_transform_is_refused_before_loading(laq, refused, tmp_path):
     done = laq("measure", tmp_path / "absent", "-o", tmp_path / "out", "--transform", "smooth")
     refused(done, "unknown transform 'smooth'")
     assert "awq, column_norm, equalization" in done.stderr
+
+
+def test_mixes_bring_gains_and_say_how_good_they_are(laq_well, tiny_llama, tmp_path):
+    options = (
+        "--tokens",
+        "1024",
+        "--quantizer",
+        "rtn",
+        "--keep",
+        "embed|mlp|layers.1",
+        "--sensitivity",
+        "hessian",
+    )
+    done = laq_well("measure", tiny_llama, "-o", tmp_path / "out", "--mixes", "8", "--json", *options)
+    gains = done.content["gains"]
+    assert (gains["n_fitted"], gains["n_held_out"]) == (6, 2)
+    assert (done.content["sensitivity"], done.content["n_tokens"]) == ("hessian", 512)
+    assert Curves.open(tmp_path / "out" / "curves").gains.to_json() == gains
+
+
+def test_unknown_sensitivity_and_too_few_mixes_are_refused_before_loading(laq, refused, tmp_path):
+    absent = tmp_path / "absent"
+    refused(laq("measure", absent, "-o", tmp_path / "m", "--sensitivity", "guess"), "guess")
+    refused(laq("measure", absent, "-o", tmp_path / "m", "--mixes", "3"), "3 mixes")

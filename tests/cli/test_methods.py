@@ -1,13 +1,14 @@
 from laq.allocation import ALLOCATORS
 from laq.quantizers import QUANTIZERS
 from laq.ranges import RANGES
+from laq.sensitivity import SENSITIVITIES
 from laq.transforms import TRANSFORMS
 
 
 def test_every_method_is_listed_with_its_status(laq_well):
     rows = laq_well("methods", "--json").content["methods"]
     names = {(row["kind"], row["name"]) for row in rows}
-    registries = (QUANTIZERS, RANGES, TRANSFORMS, ALLOCATORS)
+    registries = (QUANTIZERS, RANGES, TRANSFORMS, SENSITIVITIES, ALLOCATORS)
     assert names == {(registry.kind, name) for registry in registries for name in registry.names()}
     assert {row["status"] for row in rows} <= {"stable", "experimental"}
 

@@ -23,7 +23,7 @@ from laq.quantizers.common.torch_engine import TorchEngine
 from laq.ranges.absmax import AbsMax
 from laq.ranges.common.grid import scale_floor
 from laq.ranges.mse import Mse
-from laq.sensitivity.fisher import tile_losses
+from laq.sensitivity.common.tile_losses import Tiled, tile_losses
 
 LIBRARY = native.library()
 pytestmark = pytest.mark.usefixtures("tier_is_put_back")
@@ -182,7 +182,7 @@ def test_methods_and_curves_are_the_same_with_and_without_kernels(in_torch, name
         return method.quantize(weight.matrix, feedback, choices, scale_format=scale_format)
 
     def curves():
-        return tile_losses(weight, method, feedback, importance, columns=None, scale_format=scale_format)
+        return tile_losses(Tiled(weight, method, feedback, importance, None, scale_format))
 
     native_codes, torch_codes = codes(), in_torch(codes)
     for field in ("codes", "scales", "zero_points"):

@@ -14,7 +14,7 @@ from laq.kernels.reference import dequantize, pack
 from laq.quantizers import QUANTIZERS
 from laq.quantizers.common.encode import encode
 from laq.quantizers.common.sorting import sort_weight, sorted_hessian
-from laq.sensitivity.fisher import tile_losses
+from laq.sensitivity.common.tile_losses import Tiled, tile_losses
 
 SHAPE = (48, 128)
 ABSENT, INT2, INT4, INT8, TRELLIS2, TRELLIS3, TRELLIS4 = 0, 3, 5, 8, 10, 11, 12
@@ -37,7 +37,7 @@ def measured(name="gptq", importance=None):
     weight = sort_weight(values, importance, grid, hessian=hessian, rows=None, columns=None)
     method = QUANTIZERS.get(name)()
     feedback = method.prepare(weight.hessian)
-    losses = tile_losses(weight, method, feedback, importance, columns=None, scale_format=ScaleFormat.LOG8)
+    losses = tile_losses(Tiled(weight, method, feedback, importance, None, ScaleFormat.LOG8))
     return losses, weight, method, feedback
 
 

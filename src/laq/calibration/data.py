@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ BOUNDARIES = (0.6, 0.8)
 """Where the text is cut into calibration, selection and test: the same for every number of tokens, so that no
 run tests on what another one has seen."""
 
+MAX_HELD_OUT = 4
+"""Calibration batches at most that are kept from the statistics where mixes or swaps run over them."""
+
 SELF_PROMPT_TOKENS = 1
 SELF_SIDE_BY_SIDE = 8
 """Sequences sampled at a time: bounds the key-value cache."""
@@ -41,7 +44,8 @@ SELF_EVALUATION_SEED = 1 << 31
 class Splits:
     """Three disjoint lists of batches, and where they came from.
 
-    `n_gradient` batches of the calibration split, or all, run backward too.
+    `n_gradient` batches of the calibration split, or all, run backward too. `held_out` are batches of
+    calibration's part of the text that statistics do not see.
     """
 
     calibration: tuple[Batch, ...]
@@ -49,6 +53,28 @@ class Splits:
     test: tuple[Batch, ...]
     source: str
     n_gradient: int | None = None
+    held_out: tuple[Batch, ...] = ()
+
+    def holding_out(self) -> Splits:
+        """Return the same with some calibration batches, spread evenly, kept from the statistics.
+
+        Raises
+        ------
+        DataError
+            If there is only one.
+        """
+        n = len(self.calibration)
+        if n < 2:
+            raise DataError(
+                f"{self.source}: one calibration batch, and one more must be held out",
+                hint="raise --tokens, or pass more batches",
+            )
+        n_out = min(MAX_HELD_OUT, max(1, n // 8))
+        chosen = {(2 * index + 1) * n // (2 * n_out) for index in range(n_out)}
+        parts: tuple[list[Batch], list[Batch]] = ([], [])
+        for index, batch in enumerate(self.calibration):
+            parts[index in chosen].append(batch)
+        return replace(self, calibration=tuple(parts[0]), held_out=tuple(parts[1]))
 
 
 def text_splits(

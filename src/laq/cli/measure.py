@@ -17,11 +17,13 @@ from laq.cli.options import (
     Group,
     GroupSize,
     Keep,
+    Mixes,
     Model,
     QuantizerName,
     Quiet,
     RangeName,
     Seed,
+    SensitivityName,
     Tokens,
     TransformNames,
     check_data,
@@ -47,6 +49,8 @@ def measure(
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG4,
     transform: TransformNames = None,
+    sensitivity: SensitivityName = "fisher",
+    mixes: Mixes = 0,
     keep: Keep = None,
     data: Data = None,
     tokens: Tokens = CALIBRATION_TOKENS,
@@ -65,17 +69,20 @@ def measure(
         from laq.cli.paths import check_output, check_room
         from laq.core.storage import VALUE_FOLDER
         from laq.resources import check_resources
-        from laq.steps import calibrate, splits_of
+        from laq.steps import calibrate, check_measure, needs_held_out, splits_of
         from laq.steps import measure as run
 
         check_data(data)
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
+        check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
         network = opened_network(model, keep=keep, quantizer=quantizer, range=range, transform=transform)
         # second moments of every input, and ten losses of four bytes for each tile of 512 weights or more
         check_room(output, sum(4 * w.shape[1] ** 2 for w in network.weights) + network.n_params // 8)
         splits = splits_of(network, data, tokens=tokens, seed=seed)
+        if needs_held_out(sensitivity, mixes):
+            splits = splits.holding_out()
         check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
         stats = calibrate(network, splits, seed=seed)
         curves = run(
@@ -86,6 +93,10 @@ def measure(
             group_size=int(group_size.value),
             scale_format=scale_format.value,
             transform=transform,
+            sensitivity=sensitivity,
+            mixes=mixes,
+            batches=splits.held_out,
+            seed=seed,
         )
         stats.save(output / "stats")
         curves.save(output / "curves")
@@ -124,6 +135,8 @@ def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: f
         "quantizer": curves.quantizer,
         "range": curves.range,
         "transforms": list(curves.transforms),
+        "sensitivity": curves.sensitivity,
+        "gains": None if curves.gains is None else curves.gains.to_json(),
         "scale_format": curves.scale_format.value,
         "original_bytes": curves.original_bytes,
         "smallest_bytes": smallest,
@@ -137,15 +150,25 @@ def _text(content: Mapping[str, Any]) -> str:
     from laq.cli.tables import mega
     from laq.core.formats import FIRST_RANGE
 
+    gains = content["gains"]
+    fitted = "" if gains is None else _gains_text(gains)
     return (
         "measured {n_weights} weights in {n_tiles} tiles on {n_tokens} tokens ({data}) with {quantizer}, "
-        "range {range}\n"
+        "range {range}, sensitivity {sensitivity}\n{fitted}"
         "possible sizes: {smallest} MB ({smallest_bpw:.2f} bits per weight) to {largest} MB "
         "({largest_bpw:.2f}), the original\n"
         "saved {folder}; next:\n  laq plan {folder} --bpw X{format}"
     ).format(
         **content,
+        fitted=fitted,
         format="" if content["range"] == FIRST_RANGE else " --format integer",
         smallest=mega(content["smallest_bytes"]),
         largest=mega(content["largest_bytes"]),
     )
+
+
+def _gains_text(gains: Mapping[str, Any]) -> str:
+    return (
+        "gains from {n_fitted} mixes; on {n_held_out} others predicted KL is off by {median_error:.0%} "
+        "(median; {median_error_before:.0%} without), rank correlation {rank_correlation:.2f}\n"
+    ).format(**gains)

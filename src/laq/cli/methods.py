@@ -7,12 +7,13 @@ from laq.cli.output import running
 
 
 def methods(as_json: AsJson = False, debug: Debug = False) -> None:
-    """List quantizers, ranges, transforms and allocators with their status."""
+    """List quantizers, ranges, transforms, sensitivities and allocators with their status."""
     with running(debug=debug, as_json=as_json, quiet=True) as out:
         from laq.allocation import ALLOCATORS
         from laq.cli.tables import table_of
         from laq.quantizers import QUANTIZERS
         from laq.ranges import RANGES
+        from laq.sensitivity import SENSITIVITIES
         from laq.transforms import TRANSFORMS
 
         found: list[tuple[str, str, str, str]] = []
@@ -25,6 +26,9 @@ def methods(as_json: AsJson = False, debug: Debug = False) -> None:
         for name in TRANSFORMS.names():
             transform = TRANSFORMS.get(name)
             found.append(("transform", name, transform.status, transform.summary))
+        for name in SENSITIVITIES.names():
+            sensitivity = SENSITIVITIES.get(name)
+            found.append(("sensitivity", name, sensitivity.status, sensitivity.summary))
         for name in ALLOCATORS.names():
             allocator = ALLOCATORS.get(name)
             found.append(("allocator", name, allocator.status, allocator.summary))

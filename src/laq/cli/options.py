@@ -79,6 +79,18 @@ TransformNames = Annotated[
         "--transform", metavar="NAME[,NAME]", help="Change weights first, not outputs, see `laq methods`."
     ),
 ]
+SensitivityName = Annotated[
+    str, typer.Option("--sensitivity", help="What an error costs, see `laq methods`.")
+]
+Mixes = Annotated[
+    int,
+    typer.Option(
+        "--mixes",
+        min=0,
+        help="Run so many mixes of formats through the whole network, so that predicted losses are its KL; "
+        "32 are a good number.",
+    ),
+]
 Group = Annotated[GroupSize, typer.Option("--group-size", help="Columns that share a scale.")]
 AllocatorName = Annotated[
     str, typer.Option("--allocator", help="How bytes are spent over units, see `laq methods`.")
@@ -123,3 +135,10 @@ def check_allocator(name: str) -> None:
     from laq.allocation import ALLOCATORS
 
     ALLOCATORS.get(name)
+
+
+def check_sensitivity(name: str) -> None:
+    """Raise RequestError, with those there are, if there is no such sensitivity."""
+    from laq.sensitivity import SENSITIVITIES
+
+    SENSITIVITIES.get(name)

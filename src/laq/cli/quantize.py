@@ -21,17 +21,20 @@ from laq.cli.options import (
     Group,
     GroupSize,
     Keep,
+    Mixes,
     Model,
     QuantizerName,
     Quiet,
     RangeName,
     Seed,
+    SensitivityName,
     Size,
     Tokens,
     TransformNames,
     check_allocator,
     check_data,
     check_limits,
+    check_sensitivity,
 )
 from laq.cli.output import running
 from laq.core.scheme import ScaleFormat
@@ -83,6 +86,8 @@ def quantize(
     tokens: Tokens = CALIBRATION_TOKENS,
     data: Data = None,
     measured: Measured = None,
+    sensitivity: SensitivityName = "fisher",
+    mixes: Mixes = 0,
     compare: Compare = True,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -97,6 +102,7 @@ def quantize(
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         check_data(data)
         check_allocator(allocator)
+        check_sensitivity(sensitivity)
         names = {"quantizer": quantizer, "range": range, "transform": transform}
         network = _open(model, output, formats.value, keep=keep, names=names)
 
@@ -123,6 +129,8 @@ def quantize(
             control=None if control is None else control.value,
             compare=compare,
             measured=measured,
+            sensitivity=sensitivity,
+            mixes=mixes,
             tokens=tokens,
             seed=seed,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.core.formats import CANDIDATES, FIRST_RANGE
+from laq.core.gains import Gains, weight_classes
 from laq.core.groups import TileGrid
 from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.scheme import ScaleFormat
@@ -31,7 +32,8 @@ class WeightCurves:
     grid : TileGrid
         Shape and group size.
     loss_nats : float32 [n_candidates, n_row_blocks, n_groups]
-        Predicted rise of the loss per token; infinite where a format is not allowed.
+        Predicted rise of the loss per token, or what stands for it under metrics without that unit; infinite
+        where a format is not allowed.
     row_permutation : uint16 or uint32 [n_rows], or None
         Source row of each sorted row; None if rows keep their order.
     column_order : str
@@ -72,6 +74,10 @@ class Curves:
         sha256 of the network and of the calibration tokens.
     range : str
         Method that chooses scales and zero points of integers.
+    sensitivity : str
+        Metric that the losses are, see `laq methods`.
+    gains : Gains or None
+        What brought the losses to the KL of the whole network; multiplied in already.
     """
 
     weights: tuple[WeightCurves, ...]
@@ -85,6 +91,21 @@ class Curves:
     data_hash: str
     range: str = FIRST_RANGE
     transforms: tuple[str, ...] = ()
+    sensitivity: str = "fisher"
+    gains: Gains | None = None
+
+    def predict(self, sum_nats: float) -> float:
+        """Return the predicted KL of a network whose chosen losses add up to `sum_nats`."""
+        return sum_nats if self.gains is None else self.gains.predict(sum_nats)
+
+    def with_gains(self, gains: Gains) -> Curves:
+        """Return the same curves with the gains of their classes multiplied in."""
+        classes = weight_classes(weight.name for weight in self.weights)
+        weights = tuple(
+            replace(w, loss_nats=w.loss_nats * np.float32(gains.classes[classes[w.name]]))
+            for w in self.weights
+        )
+        return replace(self, weights=weights, gains=gains)
 
     def save(self, path: Path | str) -> None:
         """Write a folder; see `open`."""
@@ -109,6 +130,8 @@ class Curves:
             "source_hash": self.source_hash,
             "data_hash": self.data_hash,
             "transforms": list(self.transforms),
+            "sensitivity": self.sensitivity,
+            "gains": None if self.gains is None else self.gains.to_json(),
         }
         save_value(Path(path), "curves", header, arrays)
 
@@ -124,6 +147,7 @@ class Curves:
         header, arrays = open_value(Path(path), "curves")
         with refusing(Path(path), "curves"):
             columns = {key: arrays[f"columns:{key}"] for key in header["column_permutations"]}
+            gains = header.get("gains")
             names = ("quantizer", "fixed_bytes", "original_bytes", "n_params", "source_hash", "data_hash")
             return Curves(
                 weights=tuple(_weight_curves(entry, arrays, columns) for entry in header["weights"]),
@@ -132,6 +156,8 @@ class Curves:
                 range=header.get("range", FIRST_RANGE),
                 transforms=checked_names(header.get("transforms", [])),
                 **{name: header[name] for name in names},
+                sensitivity=str(header.get("sensitivity", "fisher")),  # the only one there was once
+                gains=None if gains is None else Gains.from_json(gains),
             )
 
 

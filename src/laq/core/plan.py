@@ -86,7 +86,7 @@ class Plan:
     n_params : int
         Denominator of bits per weight.
     predicted_loss_nats : float
-        Sum of the tiles' predicted losses.
+        Sum of the tiles' predicted losses; with gains, the predicted KL of the whole network.
     source_hash : str
         The network that this plan was made for.
     range : str

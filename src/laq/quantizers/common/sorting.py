@@ -39,6 +39,10 @@ class SortedWeight:
     rows: torch.Tensor
     row_permutation: IndexArray | None
 
+    def real_rows(self) -> torch.Tensor:
+        """Return one for every row, zero for padding; float32 [padded_rows]."""
+        return (torch.arange(self.grid.padded_rows) < self.grid.n_rows).float()
+
 
 def column_order(importance: Importance) -> IndexArray:
     """Return columns by falling second moment of their input; [n_columns]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,25 +12,20 @@ from laq.core.groups import TileGrid
 from laq.core.importance import Importance, importance_of
 from laq.core.permutation import IndexArray, permutation_bytes
 from laq.core.progress import track
-from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
-from laq.networks.module import Network, WeightRef
-from laq.quantizers import Feedback, Quantizer
-from laq.quantizers.common.encoding import Encoding
+from laq.networks.module import WeightRef
+from laq.quantizers import Feedback, Quantizer, quantizer_of
 from laq.quantizers.common.sorting import column_order, row_order, sort_weight, sorted_hessian
 from laq.quantizers.common.workers import side_by_side
-from laq.sensitivity.fisher import tile_losses
+from laq.sensitivity import Measured, Subject
+from laq.sensitivity.common.tile_losses import Tiled, TileLosses
 
 MAX_ORDER_BITS = 0.25
 """Bits per weight that storing an order may cost; sorting saves about half a bit (bench/RESULTS.md)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Curves of every weight, and the column permutations that they share."""
-
-    weights: tuple[WeightCurves, ...]
-    column_permutations: dict[str, IndexArray]
+LossesOf = Callable[[Tiled], TileLosses]
+"""A metric of one weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,58 +35,51 @@ class _Shared:
     key: str
     columns: IndexArray | None
     hessian: torch.Tensor
+    quantizer: Quantizer
     feedback: Feedback
 
 
-def measure_weights(
-    network: Network, stats: Stats, quantizer: Quantizer, *, group_size: int, scale_format: ScaleFormat
-) -> Measured:
-    """Measure every tile of every weight at every candidate format.
+def measure_tiles(subject: Subject, losses_of: LossesOf) -> Measured:
+    """Measure every tile of every weight at every candidate format by a metric that takes one weight.
 
     Parameters
     ----------
-    network : Network
-        The weights.
-    stats : Stats
-        What calibration saw of them.
-    quantizer : Quantizer
-        Method whose error is measured.
-    group_size : int
-        Columns that share a scale.
-    scale_format : ScaleFormat
-        How scales are stored.
+    subject : Subject
+        What is measured.
+    losses_of : callable
+        The metric.
 
     Raises
     ------
     CalibrationError
         If the statistics of a weight are missing or unusable.
     """
-    encoding = Encoding(quantizer, group_size, scale_format)
     columns: dict[str, IndexArray] = {}
     curves: dict[str, WeightCurves] = {}
-    families = group_by_input(network.weights, stats)
-    measured = side_by_side(lambda family: _measure_family(network, family, stats, encoding), families)
+    quantizer = quantizer_of(subject.quantizer, subject.range)
+    families = group_by_input(subject.network.weights, subject.stats)
+    measured = side_by_side(lambda family: _measure_family(family, subject, quantizer, losses_of), families)
     for family in track(measured, label="measuring", total=len(families)):
         columns |= family.column_permutations
         curves |= {weight.name: weight for weight in family.weights}
-    return Measured(tuple(curves[weight.name] for weight in network.weights), columns)
+    return Measured(tuple(curves[weight.name] for weight in subject.network.weights), columns)
 
 
 def _measure_family(
-    network: Network, family: Sequence[WeightRef], stats: Stats, encoding: Encoding
+    family: Sequence[WeightRef], subject: Subject, quantizer: Quantizer, losses_of: LossesOf
 ) -> Measured:
     """Measure weights that share an input: one factor, one order of columns."""
-    key = f"{stats.uses_of(family[0].name)[0].columns}.column_permutation"
+    key = f"{subject.stats.uses_of(family[0].name)[0].columns}.column_permutation"
     shared: _Shared | None = None
     curves = []
     for weight in family:
-        importance = importance_of(stats, weight.name)
+        importance = importance_of(subject.stats, weight.name)
         if shared is None:
-            sorts = _worth_sorting_columns(family, encoding.group_size)
+            sorts = _worth_sorting_columns(family, subject.group_size)
             columns = column_order(importance) if sorts else None
-            hessian = sorted_hessian(importance, TileGrid(*weight.shape, encoding.group_size), columns)
-            shared = _Shared(key, columns, hessian, encoding.quantizer.prepare(hessian))
-        curves.append(_measure(weight, network.weight(weight.name), importance, shared, encoding))
+            hessian = sorted_hessian(importance, TileGrid(*weight.shape, subject.group_size), columns)
+            shared = _Shared(key, columns, hessian, quantizer, quantizer.prepare(hessian))
+        curves.append(_measure(weight, subject, importance, shared, losses_of))
     assert shared is not None
     return Measured(tuple(curves), {} if shared.columns is None else {key: shared.columns})
 
@@ -111,18 +99,14 @@ def _worth_sorting_columns(family: Sequence[WeightRef], group_size: int) -> bool
 
 
 def _measure(
-    weight: WeightRef, values: torch.Tensor, importance: Importance, shared: _Shared, encoding: Encoding
+    weight: WeightRef, subject: Subject, importance: Importance, shared: _Shared, losses_of: LossesOf
 ) -> WeightCurves:
-    grid, columns = TileGrid(*weight.shape, encoding.group_size), shared.columns
+    grid, columns = TileGrid(*weight.shape, subject.group_size), shared.columns
+    values = subject.network.weight(weight.name)
     rows = row_order(values, importance) if _worth_sorting_rows(grid) else None
     sorted_weight = sort_weight(values, importance, grid, hessian=shared.hessian, rows=rows, columns=columns)
-    losses = tile_losses(
-        sorted_weight,
-        encoding.quantizer,
-        shared.feedback,
-        importance,
-        columns=columns,
-        scale_format=encoding.scale_format,
+    losses = losses_of(
+        Tiled(sorted_weight, shared.quantizer, shared.feedback, importance, columns, subject.scale_format)
     )
     return WeightCurves(weight.name, grid, losses, rows, shared.key if columns is not None else "")
 

@@ -1,0 +1,1 @@
+"""What sensitivities share."""

@@ -1,0 +1,112 @@
+"""The network with a few weights swapped for others, run without changing or copying the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from laq.core.curve import WeightCurves
+from laq.core.errors import DataError
+from laq.core.plan import Plan, WeightPlan
+from laq.core.target import Unit
+from laq.networks.module import Batch
+from laq.quantizers.common.apply import apply_plans
+from laq.runtime.arena import Arena
+from laq.runtime.packed import PackedWeight
+from laq.sensitivity import Measured, Subject
+
+
+class Swapped(nn.Module):
+    """A module run with other values for some of its parameters; tied ones follow.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Left as it is.
+    tensors : mapping
+        Values by parameter name.
+    """
+
+    def __init__(self, module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.module, self.tensors = module, dict(tensors)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module."""
+        return functional_call(self.module, self.tensors, args, kwargs)
+
+
+def check_batches(batches: Sequence[Batch], name: str) -> None:
+    """Raise DataError if there is nothing to run a network on."""
+    if not batches:
+        raise DataError(
+            f"sensitivity {name} runs the network: it needs data that the statistics did not see",
+            hint="pass them: batches=splits.held_out",
+        )
+
+
+def shortened(batches: Sequence[Batch], n_tokens: int) -> list[Batch]:
+    """Return batches of text of `n_tokens` or less in all, sequences cut; the first one of anything else."""
+    result: list[Batch] = []
+    for batch in batches:
+        ids: Any = batch.get("input_ids") if isinstance(batch, Mapping) else None
+        if not isinstance(batch, Mapping) or not isinstance(ids, torch.Tensor) or ids.ndim != 2:
+            return [batches[0]]
+        left = n_tokens // len(ids)
+        result.append({key: _cut(value, ids.shape, left) for key, value in batch.items()})
+        n_tokens -= len(ids) * min(left, ids.shape[1])
+        if n_tokens < len(ids):
+            break
+    return result
+
+
+def _cut(value: Any, shape: torch.Size, n: int) -> Any:
+    return value[:, :n] if isinstance(value, torch.Tensor) and value.shape == shape else value
+
+
+def quantized_alone(
+    subject: Subject, measured: Measured, choices: Sequence[int]
+) -> list[dict[str, torch.Tensor]]:
+    """Return every weight quantized at a few formats, the same for all of its tiles; values by name.
+
+    Parameters
+    ----------
+    subject : Subject
+        What is measured.
+    measured : Measured
+        Orders of columns; rows keep theirs, as one format serves the whole weight.
+    choices : sequence of int
+        Candidate formats.
+    """
+    plans = [_plan(subject, measured, choice) for choice in choices]
+    return [
+        {name: PackedWeight(packed, memory=Arena()).dequantize() for name, packed in tensors.items()}
+        for tensors in apply_plans(subject.network, plans, subject.stats)
+    ]
+
+
+def _plan(subject: Subject, measured: Measured, choice: int) -> Plan:
+    """One format everywhere, at whatever size."""
+    return Plan(
+        weights=tuple(_weight_plan(weight, choice) for weight in measured.weights),
+        column_permutations=measured.column_permutations,
+        unit=Unit.NETWORK,
+        scale_format=subject.scale_format,
+        quantizer=subject.quantizer,
+        range=subject.range,
+        budget_bytes=0,
+        size_bytes=0,
+        n_params=subject.network.n_params,
+        predicted_loss_nats=0.0,
+        source_hash="",
+    )
+
+
+def _weight_plan(weight: WeightCurves, choice: int) -> WeightPlan:
+    shape = (weight.grid.n_row_blocks, weight.grid.n_groups)
+    return WeightPlan(weight.name, weight.grid, np.full(shape, choice, np.uint8), None, weight.column_order)

@@ -1,0 +1,81 @@
+"""Direct KL of one weight swapped at a time: slow, and what the others are compared with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar, Literal, final
+
+import numpy as np
+
+from laq.core.curve import WeightCurves
+from laq.core.formats import CANDIDATES, TRELLISES
+from laq.core.progress import track
+from laq.evaluation.divergence import compare
+from laq.sensitivity import Measured, Sensitivity, Subject
+from laq.sensitivity.common.swaps import Swapped, check_batches, quantized_alone, shortened
+from laq.sensitivity.common.tile_losses import tile_losses
+from laq.sensitivity.common.tiles import measure_tiles
+
+CHOICES = tuple(CANDIDATES.index(TRELLISES[bits]) for bits in (2, 4))
+"""Formats that are swapped in; in between, the ratio to the tiles' own curves is interpolated."""
+
+TOKENS = 512
+SIDE_BY_SIDE = 8
+"""Weights swapped for one run of the original."""
+
+LEAST_KL = 1e-8
+"""Nats below which a difference is rounding of the network itself."""
+
+
+@final
+class KlSwap(Sensitivity):
+    """KL(original || original with one weight quantized), for every weight at 2 and 4 bits.
+
+    Curves of `fisher`'s form say how the loss of a weight spreads over tiles and formats; a factor by width
+    makes their sum the measured KL.
+    """
+
+    status: ClassVar[Literal["stable", "experimental"]] = "experimental"
+    summary: ClassVar[str] = "KL of the network with one weight swapped at a time: slow, a yardstick"
+    runs_network: ClassVar[bool] = True
+
+    def measure(self, subject: Subject) -> Measured:
+        """Return the curves; see `Sensitivity.measure`.
+
+        Raises
+        ------
+        DataError
+            If there is no data to run on.
+        """
+        check_batches(subject.batches, "kl_swap")
+        measured = measure_tiles(subject, tile_losses)
+        names = [weight.name for weight in measured.weights]
+        found = swap_kl(subject, measured, CHOICES, names)
+        weights = tuple(_scaled(weight, [kl[weight.name] for kl in found]) for weight in measured.weights)
+        return replace(measured, weights=weights)
+
+
+def swap_kl(
+    subject: Subject, measured: Measured, choices: tuple[int, ...], names: list[str]
+) -> list[dict[str, float]]:
+    """Return the KL of every named weight swapped alone, for each candidate format; nats per token."""
+    batches, original = shortened(subject.batches, TOKENS), subject.network.module
+    result: list[dict[str, float]] = []
+    for values in quantized_alone(subject, measured, choices):
+        found: dict[str, float] = {}
+        parts = [names[start : start + SIDE_BY_SIDE] for start in range(0, len(names), SIDE_BY_SIDE)]
+        for part in track(parts, label="swapping weights", total=len(parts)):
+            modules = [Swapped(original, {name: values[name]}) for name in part]
+            divergences = compare(original, modules, batches, label="swapping weights")
+            found |= {name: each.kl_nats for name, each in zip(part, divergences, strict=True)}
+        result.append(found)
+    return result
+
+
+def _scaled(weight: WeightCurves, kl_nats: list[float]) -> WeightCurves:
+    """Multiply curves so that the swapped formats' sums are the measured KL."""
+    sums = weight.loss_nats[list(CHOICES)].sum((1, 2), dtype=np.float64)
+    ratios = np.log(np.maximum(kl_nats, LEAST_KL) / np.maximum(sums, 1e-30))
+    widths = [CANDIDATES[choice].code_bits for choice in CHOICES]
+    factors = np.exp(np.interp([candidate.code_bits for candidate in CANDIDATES], widths, ratios))
+    return replace(weight, loss_nats=weight.loss_nats * factors.astype(np.float32)[:, None, None])
