@@ -7,7 +7,7 @@ from laq.cli.output import running
 
 
 def methods(as_json: AsJson = False, debug: Debug = False) -> None:
-    """List quantizers, ranges, transforms, sensitivities and allocators with their status."""
+    """List all methods with their status."""
     with running(debug=debug, as_json=as_json, quiet=True) as out:
         from laq.allocation import ALLOCATORS
         from laq.cli.tables import table_of
