@@ -23,7 +23,7 @@ def main() -> None:
     network, splits, stats = linears(asked.text, asked.work, n_calibration=64)
     rows = []
     for quantizer in asked.quantizers:
-        options = EncodingNames(quantizer, 64, "log8")
+        options = EncodingNames(quantizer, "mse", 64, "log4")
         for text in asked.transforms:
             start = time.perf_counter()
             names = transforms_of(text)

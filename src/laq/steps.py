@@ -186,10 +186,10 @@ class EncodingNames:
 class Measuring:
     """What an error is said to cost; for the fields see `measure`."""
 
-    sensitivity: str
-    mixes: int
-    batches: tuple[Batch, ...]
-    seed: int
+    sensitivity: str = "fisher"
+    mixes: int = 0
+    batches: tuple[Batch, ...] = ()
+    seed: int = 0
 
     def check(self) -> None:
         """Raise DataError if batches are needed and there are none."""
@@ -198,6 +198,9 @@ class Measuring:
                 "mixes, and sensitivities that run the network, need data that the statistics did not see",
                 hint="pass them: batches=[...]",
             )
+
+
+FISHER = Measuring()
 
 
 def transform_network(
@@ -212,7 +215,7 @@ def measure_transformed(
     made: Transformed,
     names: tuple[str, ...],
     options: EncodingNames,
-    measuring: Measuring,
+    measuring: Measuring = FISHER,
 ) -> Curves:
     """Measure what transforms `names` made of a network; see `measure`."""
     network, stats, scales = made.network, made.stats, ScaleFormat(options.scale_format)
