@@ -159,8 +159,7 @@ int32_t laq_run(const laq_step *steps, int64_t n_steps) {
 
 int32_t laq_errors(const laq_source *source, float *errors) {
     const int32_t problem = laq::check(*source);
-    if (problem == LAQ_OK) laq::errors(laq::current(), *source, errors);
-    return problem;
+    return problem == LAQ_OK ? laq::errors(laq::current(), *source, errors) : problem;
 }
 
 int32_t laq_round(const laq_source *source, const laq_rounding *rounding) {

@@ -7,7 +7,7 @@ namespace laq {
 
 // encode.cpp
 int32_t check(const laq_source &source);
-void errors(const Tier &tier, const laq_source &source, float *out);
+int32_t errors(const Tier &tier, const laq_source &source, float *out);
 int32_t round(const Tier &tier, const laq_source &source, const laq_rounding &rounding);
 
 // pack.cpp

@@ -3,6 +3,7 @@
 // src/laq/quantizers/common/torch_engine.py defines both.
 #pragma once
 
+#include "table_search.hpp"
 #include "trellis_search.hpp"
 
 namespace laq {
@@ -14,6 +15,14 @@ LAQ_INLINE void copy_tile(const laq_source &source, int64_t group, int64_t row, 
     for (int i = 0; i < source.group_size; i++) {
         memcpy(values + kTileRows * i, from + i * source.stride, sizeof(float) * kTileRows);
     }
+}
+
+// The scale, and the zero point of integers, of least error for each row of a group.
+LAQ_INLINE Grid search(const laq_source &source, const Group &group, int64_t row, const laq_format &format) {
+    const float *floors = source.floors + row;
+    if (is_trellis(format.tag)) return predict(source, powers_of(source, group, floors), format);
+    if (!is_table(format.tag)) return search(source, group, range_of(group, floors), format);
+    return search_table(source, group, floors, entries_of(source, format, row / kTileRows), format);
 }
 
 inline void errors_kernel(const laq_source &source, int64_t first, int64_t last, float *errors) {
@@ -29,8 +38,9 @@ inline void errors_kernel(const laq_source &source, int64_t first, int64_t last,
                 const Powers powers = powers_of(source, group, floors);
                 for (int i = 0; i < source.n_formats; i++) {
                     const laq_format &format = source.formats[i];
-                    const Grid found = is_trellis(format.tag) ? predict(source, powers, format)
-                                                              : search(source, group, range, format);
+                    const Grid found = is_trellis(format.tag)   ? predict(source, powers, format)
+                                       : is_integer(format.tag) ? search(source, group, range, format)
+                                                                : search(source, group, row + part, format);
                     store_rows(errors + (i * n_groups + at) * source.n_rows + row + part, found.error);
                 }
             }
@@ -38,21 +48,38 @@ inline void errors_kernel(const laq_source &source, int64_t first, int64_t last,
     }
 }
 
-// Round columns in order; with a factor each one's error goes to those that follow. Changes `values`.
-LAQ_INLINE void round_columns(const laq_source &source, const laq_rounding &to, int64_t row, const Grid &grid,
-                              int n_levels, float *values) {
-    const Rows inverse = 1.0f / grid.scales, top = all_rows(static_cast<float>(n_levels - 1));
+// Round columns in order; with a factor each one's error goes to those that follow. `nearest_of` takes values in steps of
+// the scale. Changes `values`.
+template <class Nearest>
+LAQ_INLINE void round_columns(const laq_source &source, const laq_rounding &to, int64_t row, Rows scales,
+                              Nearest nearest_of, float *values) {
+    const Rows inverse = 1.0f / scales;
     for (int i = 0; i < source.group_size; i++) {
         const Rows value = load_rows(values + kTileRows * i);
-        const Rows code = nearest(within(value * inverse + grid.zero_points, top));
-        const RowBytes bytes = __builtin_convertvector(__builtin_convertvector(code, RowInts), RowBytes);
+        const Rounded rounded = nearest_of(value * inverse);
+        const RowBytes bytes = __builtin_convertvector(__builtin_convertvector(rounded.code, RowInts), RowBytes);
         memcpy(to.codes + i * source.n_rows + row, &bytes, sizeof bytes);
         if (to.factor == nullptr) continue;
         const float *factor = to.factor + i * source.group_size;
-        const Rows error = (value - (code - grid.zero_points) * grid.scales) * (1.0f / factor[i]);
+        const Rows error = (value - rounded.level * scales) * (1.0f / factor[i]);
         store_rows(to.errors + i * source.n_rows + row, error);
         spread_error(error, factor, i, source.group_size, values);
     }
+}
+
+LAQ_INLINE void round_columns(const laq_source &source, const laq_rounding &to, int64_t row, const Grid &grid,
+                              const laq_format &format, float *values) {
+    if (is_table(format.tag)) {
+        const Entries entries = entries_of(source, format, row / kTileRows);
+        const auto of_table = [&](Rows scaled) __attribute__((always_inline)) { return nearest_entry(entries, scaled); };
+        return round_columns(source, to, row, grid.scales, of_table, values);
+    }
+    const Rows top = all_rows(static_cast<float>(format.n_levels - 1));
+    const auto of_integers = [&](Rows scaled) __attribute__((always_inline)) {
+        const Rows code = nearest(within(scaled + grid.zero_points, top));
+        return Rounded{code, code - grid.zero_points};
+    };
+    round_columns(source, to, row, grid.scales, of_integers, values);
 }
 
 inline void rounding_kernel(const laq_source &source, const laq_rounding &to, int64_t first, int64_t last) {
@@ -64,15 +91,13 @@ inline void rounding_kernel(const laq_source &source, const laq_rounding &to, in
         for (int part = 0; part < kTileRows; part += kLanes) {
             const int64_t row = kTileRows * block + part;
             const Group group{values + part, source.column_weights, source.group_size};
-            const float *floors = source.floors + row;
-            const Grid grid = trellis ? predict(source, powers_of(source, group, floors), format)
-                                      : search(source, group, range_of(group, floors), format);
+            const Grid grid = search(source, group, row, format);
             store_rows(to.zero_points + row, grid.zero_points);
             store_rows(scales + part, grid.scales);
             int16_t stored[kLanes];
             for (int i = 0; i < kLanes; i++) stored[i] = static_cast<int16_t>(grid.stored[i]);
             memcpy(to.scales + row, stored, sizeof stored);
-            if (!trellis) round_columns(source, to, row, grid, format.n_levels, values + part);
+            if (!trellis) round_columns(source, to, row, grid, format, values + part);
         }
         if (trellis) round_tile(source, to, kTileRows * block, width_of(format.tag), scales, values);
     }

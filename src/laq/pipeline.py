@@ -73,8 +73,9 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         What shares one decision.
     allocator : str
         Method that spends bytes over units, see `laq methods`.
-    formats : "all", "integer" or "trellis"
-        Number formats that tiles may take, see docs/METHODS.md.
+    formats : str
+        Families of number formats that tiles may take, see docs/METHODS.md: "all" (integers and trellises),
+        "integer", "trellis", "palette", "nf4", "fp4", "ternary", "binary"; with commas between several.
     quantizer : str
         Method that picks codes, see `laq methods`.
     group_size : int
@@ -116,7 +117,12 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
         stats = calibrate(network, splits, seed=seed)
         curves = measure(
-            network, stats, quantizer=quantizer, group_size=group_size, scale_format=scale_format
+            network,
+            stats,
+            quantizer=quantizer,
+            group_size=group_size,
+            scale_format=scale_format,
+            formats=formats,
         )
     job = Job(network, splits, stats, curves, unit, allocator, formats, control, seed)
     result = best_plan(

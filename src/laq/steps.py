@@ -14,6 +14,7 @@ from laq.calibration.data import CALIBRATION_TOKENS, Splits, evaluation_batches,
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import DataError, RequestError
+from laq.core.formats import formats_of
 from laq.core.plan import Plan
 from laq.core.record import Record
 from laq.core.scheme import ScaleFormat
@@ -100,8 +101,9 @@ def measure(
     quantizer: str = "gptq",
     group_size: int = 64,
     scale_format: str = "log8",
+    formats: str = "all",
 ) -> Curves:
-    """Measure the loss of every tile at every candidate format.
+    """Measure the loss of every tile at every format that plans may use.
 
     Parameters
     ----------
@@ -115,10 +117,15 @@ def measure(
         32, 64 or 128 columns that share a scale.
     scale_format : "log8" or "float16"
         How scales are stored.
+    formats : str
+        Families of formats, see `laq.core.formats.FAMILIES`; with commas between several.
     """
+    allowed = formats_of(formats)
     opened, scales = open_network(network), ScaleFormat(scale_format)
     method = QUANTIZERS.get(quantizer)()
-    measured = measure_weights(opened, stats, method, group_size=group_size, scale_format=scales)
+    measured = measure_weights(
+        opened, stats, method, group_size=group_size, scale_format=scales, allowed=allowed
+    )
     return Curves(
         weights=measured.weights,
         column_permutations=measured.column_permutations,

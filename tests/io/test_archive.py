@@ -111,14 +111,20 @@ def test_every_tensor_is_aligned_to_its_elements(tmp_path):
     assert [entry.name for entry in entries if entry.start % DTYPES[entry.dtype].itemsize] == []
 
 
-@pytest.mark.parametrize(("formats", "version"), [("integer", 1), ("trellis", 2)])
-def test_archives_without_a_trellis_open_with_readers_of_the_first_version(tmp_path, formats, version):
+@pytest.mark.parametrize(
+    ("formats", "version"),
+    [("integer", 1), ("trellis", 2), ("palette", 3), ("fp4", 3), ("integer,palette", 3)],
+)
+def test_archives_say_the_first_version_whose_readers_know_their_tiles(tmp_path, formats, version):
     module = nn.Sequential(nn.Linear(256, 160), nn.ReLU(), nn.Linear(160, 64))
     data = [torch.randn(40, 256, generator=torch.Generator().manual_seed(i)) for i in range(6)]
-    result = laq.quantize(module, bpw=8, data=data, formats=formats, compare=False)
+    result = laq.quantize(module, bpw=6.5 if version == 3 else 8, data=data, formats=formats, compare=False)
     folder = result.save(tmp_path / "out")
     assert json.loads((folder / MANIFEST).read_text())["version"] == version
-    assert {tag > 16 for packed in result.packed.values() for tag in packed.bits.tolist()} == {version == 2}
+    highest = max(tag for packed in result.packed.values() for tag in packed.bits.tolist())
+    assert version == 1 + (highest > 16) + (highest > 32)
+    learned = any(packed.palettes is not None for packed in result.packed.values())
+    assert learned == ("palette" in formats)
     inputs = torch.randn(3, 256)
     assert torch.equal(laq.load(folder, module=module)(inputs), result.model(inputs))
 
@@ -228,9 +234,9 @@ def test_archive_of_a_module_needs_one(folder):
 
 def test_later_version_is_refused_with_the_way_out(copied):
     content = json.loads((copied / MANIFEST).read_text())
-    (copied / MANIFEST).write_text(json.dumps(content | {"version": 3}))
+    (copied / MANIFEST).write_text(json.dumps(content | {"version": 4}))
     with pytest.raises(
-        FormatError, match="archive version 3, this laq reads up to 2\nhint: install a newer laq"
+        FormatError, match="archive version 4, this laq reads up to 3\nhint: install a newer laq"
     ):
         open_archive(copied)
 

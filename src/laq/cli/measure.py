@@ -14,6 +14,7 @@ from laq.cli.options import (
     AsJson,
     Data,
     Debug,
+    FormatNames,
     Group,
     GroupSize,
     Keep,
@@ -23,6 +24,7 @@ from laq.cli.options import (
     Seed,
     Tokens,
     check_data,
+    check_formats,
 )
 from laq.cli.output import running
 from laq.core.scheme import ScaleFormat
@@ -43,6 +45,7 @@ def measure(
     quantizer: QuantizerName = "gptq",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG8,
+    formats: FormatNames = "all",
     keep: Keep = None,
     data: Data = None,
     tokens: Tokens = CALIBRATION_TOKENS,
@@ -65,6 +68,7 @@ def measure(
         from laq.steps import measure as run
 
         check_data(data)
+        check_formats(formats)
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
@@ -80,10 +84,12 @@ def measure(
             quantizer=quantizer,
             group_size=int(group_size.value),
             scale_format=scale_format.value,
+            formats=formats,
         )
         stats.save(output / "stats")
         curves.save(output / "curves")
-        content = _content(curves, stats, output, data=splits.source, time_s=time.perf_counter() - start)
+        time_s = time.perf_counter() - start
+        content = _content(curves, stats, output, formats, data=splits.source, time_s=time_s)
         out.show(content, _text(content))
 
 
@@ -100,11 +106,13 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: float) -> dict[str, Any]:
+def _content(
+    curves: Curves, stats: Stats, folder: Path, formats: str, *, data: str, time_s: float
+) -> dict[str, Any]:
     from laq.allocation.common import size_range
     from laq.core.target import Unit
 
-    smallest, largest = size_range(curves, unit=Unit.TILE, floor=False)
+    smallest, largest = size_range(curves, unit=Unit.TILE, formats=formats, floor=False)
     return {
         "folder": str(folder),
         "time_s": time_s,
@@ -116,6 +124,7 @@ def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: f
         "data_hash": curves.data_hash,
         "source_hash": curves.source_hash,
         "quantizer": curves.quantizer,
+        "formats": formats,
         "scale_format": curves.scale_format.value,
         "original_bytes": curves.original_bytes,
         "smallest_bytes": smallest,

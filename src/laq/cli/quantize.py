@@ -16,8 +16,7 @@ from laq.cli.options import (
     ControlName,
     Data,
     Debug,
-    FormatName,
-    Formats,
+    FormatNames,
     Group,
     GroupSize,
     Keep,
@@ -29,6 +28,7 @@ from laq.cli.options import (
     Tokens,
     check_allocator,
     check_data,
+    check_formats,
     check_limits,
 )
 from laq.cli.output import running
@@ -69,7 +69,7 @@ def quantize(
     max_kl: MaxKl = None,
     unit: UnitName = Unit.TILE,
     allocator: AllocatorName = "lagrange",
-    formats: FormatName = Formats.ALL,
+    formats: FormatNames = "all",
     quantizer: QuantizerName = "gptq",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG8,
@@ -93,6 +93,7 @@ def quantize(
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         check_data(data)
         check_allocator(allocator)
+        check_formats(formats)
         network = _open(model, output, keep=keep, quantizer=quantizer)
 
         from laq.cli.paths import check_room
@@ -109,7 +110,7 @@ def quantize(
             data=data,
             unit=unit.value,
             allocator=allocator,
-            formats=formats.value,
+            formats=formats,
             quantizer=quantizer,
             group_size=int(group_size.value),
             scale_format=scale_format.value,

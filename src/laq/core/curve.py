@@ -16,8 +16,8 @@ from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import open_value, refusing, save_value
 
-N_FIRST_CANDIDATES = 9
-"""Formats that there were before trellises: curves of then are read."""
+FORMER_CANDIDATES = (9, 15)
+"""How many formats there were before trellises, and before tables: curves of then are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class WeightCurves:
     grid : TileGrid
         Shape and group size.
     loss_nats : float32 [n_candidates, n_row_blocks, n_groups]
-        Predicted rise of the loss per token; infinite where a format is not allowed.
+        Predicted rise of the loss per token; infinite where a format is not allowed or was not measured.
     row_permutation : uint16 or uint32 [n_rows], or None
         Source row of each sorted row; None if rows keep their order.
     column_order : str
@@ -135,7 +135,7 @@ def _weight_curves(
         arrays.get(f"rows:{name}"),
     )
     expected = (len(CANDIDATES), grid.n_row_blocks, grid.n_groups)
-    if losses.shape == (N_FIRST_CANDIDATES, *expected[1:]):  # measured before trellises were there
+    if losses.shape in [(n, *expected[1:]) for n in FORMER_CANDIDATES]:
         missing = np.full((len(CANDIDATES) - len(losses), *losses.shape[1:]), np.inf, np.float32)
         losses = np.concatenate([losses, missing])
     if losses.shape != expected:

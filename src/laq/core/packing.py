@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from laq.core.errors import FormatError
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, PALETTES, payload_bytes
+from laq.core.formats.table import PALETTE_BYTES
 from laq.core.groups import TILE_ROWS, TileGrid
 from laq.core.permutation import IndexArray, index_dtype, is_permutation
 from laq.core.scheme import ScaleFormat
 
 BRICK_COLUMNS = 32
-LINE_BYTES = 64
+UNIT_BYTES = 16
+"""Every tile takes a multiple of this."""
+
 TAGS = np.array([candidate.tag for candidate in CANDIDATES], np.uint8)
 """What the tile table says of every candidate format, indexed by choice; 0 where nothing is stored."""
 
@@ -23,12 +27,29 @@ CODE_BITS = np.zeros(256, np.uint8)
 CODE_BITS[TAGS] = [candidate.code_bits for candidate in CANDIDATES]
 """Width of the codes of a tile, indexed by tag."""
 
+PALETTE_TAGS = np.array(list(PALETTES), np.uint8)
+"""Tags of tiles whose entries are stored with the weight."""
+
 ZERO_POINT_BITS = np.zeros(256, np.uint8)
 ZERO_POINT_BITS[TAGS] = [candidate.zero_point_bits for candidate in CANDIDATES]
 """Width of the zero points of a tile, indexed by tag."""
 
 LOG_SCALE_BIAS = 128
 """Stored log scale = steps above the row block's base + this bias, one byte."""
+
+
+@cache
+def tile_bytes(group_size: int) -> npt.NDArray[np.int64]:
+    """Return the bytes that the codes of a tile take, indexed by tag.
+
+    Examples
+    --------
+    >>> tile_bytes(64)[[0, 4, 20, 82]].tolist()
+    [0, 512, 512, 208]
+    """
+    sizes = np.zeros(256, np.int64)
+    sizes[TAGS] = [payload_bytes(candidate, group_size) for candidate in CANDIDATES]
+    return sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +65,7 @@ class PackedTensor:
     payload : uint8 [payload_bytes]
         Tiles of each row block by falling tag, then by column group; absent tiles left out.
     bits : uint8 [n_stored]
-        Tag of every stored tile: the width of its codes, and 16 more for a trellis.
+        Tag of every stored tile: the width of its codes, and a multiple of 16 for what they stand for.
     groups : uint16 [n_stored]
         Column group of every stored tile.
     scales : uint8 [n_stored, 16] for LOG8, float16 [n_stored, 16] for FLOAT16
@@ -52,11 +73,13 @@ class PackedTensor:
     scale_base : float16 [n_row_blocks], or None
         Power of two that log scales count from.
     zero_points : uint8 [sum of 2 * zero point bits]
-        16 zero points a tile, each as wide as the tile's codes, little-endian bit order; none for a trellis.
+        16 zero points a tile of integers, each as wide as its codes, little-endian bit order.
     row_offsets : uint64 [n_row_blocks]
         Byte of the payload where each row block starts.
     row_permutation, column_permutation : uint16 or uint32, or None
         Source index of each stored row and column; None if they keep their order.
+    palettes : uint8 [`PALETTE_BYTES`], or None
+        Learned entries of 2, 3 and 4 bits; None if no tile uses them.
     """
 
     grid: TileGrid
@@ -70,6 +93,7 @@ class PackedTensor:
     row_offsets: npt.NDArray[np.uint64]
     row_permutation: IndexArray | None
     column_permutation: IndexArray | None
+    palettes: npt.NDArray[np.uint8] | None = None
 
     def sections(self) -> dict[str, npt.NDArray[Any]]:
         """Return the stored arrays by section name, in file order."""
@@ -114,12 +138,11 @@ def section_specs(
     """
     tags = TAGS[choices]
     n_stored = int((tags > 0).sum())
-    code_bits = int(CODE_BITS[tags].sum(dtype=np.int64))
     zero_point_bits = int(ZERO_POINT_BITS[tags].sum(dtype=np.int64))
     log = scale_format is ScaleFormat.LOG8
     scale_dtype = np.dtype(np.uint8) if log else np.dtype(np.float16)
     specs = [
-        SectionSpec("payload", np.dtype(np.uint8), (code_bits * grid.tile_elements // 8,)),
+        SectionSpec("payload", np.dtype(np.uint8), (int(tile_bytes(grid.group_size)[tags].sum()),)),
         SectionSpec("bits", np.dtype(np.uint8), (n_stored,)),
         SectionSpec("groups", np.dtype(np.uint16), (n_stored,)),
         SectionSpec("scales", scale_dtype, (n_stored, TILE_ROWS)),
@@ -130,7 +153,14 @@ def section_specs(
         specs.append(SectionSpec("scale_base", np.dtype(np.float16), (grid.n_row_blocks,)))
     if has_row_permutation:
         specs.append(SectionSpec("row_permutation", index_dtype(grid.n_rows), (grid.n_rows,)))
+    if uses_palettes(tags):
+        specs.append(SectionSpec("palettes", np.dtype(np.uint8), (PALETTE_BYTES,)))
     return specs
+
+
+def uses_palettes(tags: npt.NDArray[np.uint8]) -> bool:
+    """Say whether any tile looks its codes up in the entries of its weight."""
+    return bool(np.isin(tags, PALETTE_TAGS).any())
 
 
 def tile_offsets(bits: npt.NDArray[np.uint8], grid: TileGrid) -> npt.NDArray[np.int64]:
@@ -138,8 +168,7 @@ def tile_offsets(bits: npt.NDArray[np.uint8], grid: TileGrid) -> npt.NDArray[np.
 
     bits : uint8 [n_stored], tags        Returns int64 [n_stored + 1]
     """
-    sizes = CODE_BITS[bits].astype(np.int64) * (grid.tile_elements // 8)
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(tile_bytes(grid.group_size)[bits])])
 
 
 def zero_point_offsets(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -183,8 +212,11 @@ def check_packed(packed: PackedTensor, *, name: str) -> None:
 def _tile_problems(packed: PackedTensor) -> list[str]:
     grid, n_stored = packed.grid, len(packed.bits)
     if n_stored and not np.isin(packed.bits, TAGS[1:]).all():
-        return ["tile width outside of 1, 2, 3, 4, 5, 6, 8 bits, or of 1 to 6 in a trellis"]
+        return [f"tags of tiles outside of {', '.join(map(str, sorted(set(TAGS[1:].tolist()))))}"]
     problems = []
+    found = None if packed.palettes is None else packed.palettes.shape
+    if found != (PALETTE_BYTES,) and (found is not None or uses_palettes(packed.bits)):
+        problems.append(f"palettes have shape {found}, expected {(PALETTE_BYTES,)}")
     end = int(tile_offsets(packed.bits, grid)[-1])
     if len(packed.payload) != end:
         problems.append(f"payload has {len(packed.payload)} bytes, its tile table says {end}")

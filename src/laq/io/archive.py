@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.core.errors import FormatError
+from laq.core.formats.table import PALETTE_BYTES, PALETTE_TAG
 from laq.core.formats.trellis import TAG
 from laq.core.packing import PackedTensor, SectionSpec, check_packed, section_specs
 from laq.core.permutation import IndexArray, index_dtype
@@ -78,7 +79,7 @@ class Archive:
             If a section is missing, of the wrong type, or out of range.
         """
         log = self.manifest.scale_format is ScaleFormat.LOG8
-        get = self._section
+        get, has_palettes = self._section, f"{entry.name}.palettes" in self.tensors
         tensor = PackedTensor(
             grid=entry.grid,
             scale_format=self.manifest.scale_format,
@@ -95,6 +96,7 @@ class Archive:
             column_permutation=self._permutation(entry.column_order, entry.shape[1], required=True)
             if entry.column_order
             else None,
+            palettes=get(entry.name, "palettes", np.uint8) if has_palettes else None,
         )
         check_packed(tensor, name=entry.name)
         return tensor
@@ -214,7 +216,7 @@ def _manifest_json(
         weights.append(fields)
     content = {
         "format": "laq-archive",
-        "version": 2 if any((one.bits > TAG).any() for one in packed.values()) else 1,
+        "version": _version_of(packed),
         "architecture": manifest.architecture,
         "scale_format": manifest.scale_format.value,
         "plan": dict(manifest.plan),
@@ -229,6 +231,12 @@ def _manifest_json(
     return json.dumps(content, separators=(",", ":"))
 
 
+def _version_of(packed: Mapping[str, PackedTensor]) -> int:
+    """The first version whose readers know all tags."""
+    highest = max((int(one.bits.max(initial=0)) for one in packed.values()), default=0)
+    return 1 + (highest > TAG) + (highest > PALETTE_TAG)
+
+
 def _hash(tensors: Iterable[RawTensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
@@ -241,6 +249,7 @@ def fixed_bytes(
     *,
     kept: Iterable[TensorSpec],
     column_specs: Iterable[TensorSpec],
+    palettes: Iterable[str] = (),
     sidecar_bytes: int,
 ) -> int:
     """Return the bytes of an archive besides its weights' own sections; a tight upper bound.
@@ -251,6 +260,8 @@ def fixed_bytes(
         Names and shapes of the weights.
     kept, column_specs : iterable of TensorSpec
         Tensors stored as they were, and shared column permutations.
+    palettes : iterable of str
+        Weights whose plan may use learned entries: those are counted here.
     sidecar_bytes : int
         Config and tokenizer files.
     """
@@ -261,7 +272,8 @@ def fixed_bytes(
     ]
     data = sum(spec.size_bytes for entry in manifest.weights for spec in _widest_sections(entry, manifest))
     # in the order of the file, so that no offset in its header takes more digits than here
-    specs = _in_file_order([*widest, *column_specs, *kept], manifest)
+    learned = [(f"{name}.palettes", "U8", (PALETTE_BYTES,)) for name in palettes]
+    specs = _in_file_order([*widest, *learned, *column_specs, *kept], manifest)
     with_weights = file_size_bytes(specs, METADATA)
     n_shards = with_weights // SHARD_BYTES + 1
     shard_overhead = (n_shards - 1) * SHARD_OVERHEAD

@@ -16,6 +16,7 @@ from torch import nn
 
 from laq.core.curve import WeightCurves
 from laq.core.errors import RunError
+from laq.core.formats import CANDIDATES, Palette
 from laq.core.packing import PackedTensor
 from laq.core.permutation import IndexArray, index_dtype
 from laq.core.plan import Plan
@@ -35,6 +36,7 @@ from laq.networks.tensors import SAFETENSORS_NAMES, to_raw
 from laq.runtime.load import module_of
 from laq.runtime.replace import packed_copy
 
+PALETTE_CHOICES = [i for i, candidate in enumerate(CANDIDATES) if isinstance(candidate, Palette)]
 SAME_OUTPUT = 0.02
 """Relative difference up to which outputs are the same: the bytes are compared exactly, but a network built
 anew may use another attention kernel, or keep tables of its own more exactly than one cast in memory."""
@@ -227,7 +229,14 @@ def archive_fixed_bytes(
         (key, "U16" if index_dtype(len(o)).itemsize == 2 else "U32", (len(o),))
         for key, o in column_permutations.items()
     ]
-    return fixed_bytes(manifest, kept=kept, column_specs=columns, sidecar_bytes=sidecar_bytes(network))
+    learned = [c.name for c in weights if np.isfinite(c.loss_nats[PALETTE_CHOICES]).any()]
+    return fixed_bytes(
+        manifest,
+        kept=kept,
+        column_specs=columns,
+        palettes=learned,
+        sidecar_bytes=sidecar_bytes(network),
+    )
 
 
 def sidecar_bytes(network: Network) -> int:

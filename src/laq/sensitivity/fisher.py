@@ -8,12 +8,16 @@ what is left.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from laq.core.formats import CANDIDATES, TRELLISES, Format
+from laq.core.formats import CANDIDATES, TRELLISES, Format, Palette
 from laq.core.formats.integer import INT2, INT4
+from laq.core.formats.table import NF4, PALETTE2, PALETTE4, TRITS
 from laq.core.groups import TILE_ROWS
 from laq.core.importance import FLOOR_SUPPORT, Importance
 from laq.core.permutation import IndexArray
@@ -21,18 +25,23 @@ from laq.core.scheme import ScaleFormat
 from laq.quantizers import Feedback, Quantizer
 from laq.quantizers.common.clip_search import scale_floor
 from laq.quantizers.common.dequantize import dequantize_columns
+from laq.quantizers.common.engine import EVERY_FORMAT
 from laq.quantizers.common.engines import engine
+from laq.quantizers.common.palettes import with_palettes
 from laq.quantizers.common.sorting import SortedWeight
 
-CORRECTION_FORMATS: tuple[tuple[Format, Format], ...] = ((INT2, INT4), (TRELLISES[2], TRELLISES[4]))
+CORRECTION_FORMATS: tuple[tuple[Format, Format], ...] = (
+    (INT2, INT4),
+    (TRELLISES[2], TRELLISES[4]),
+    (PALETTE2, PALETTE4),
+    (TRITS, NF4),
+)
 """Two of each family, with which error feedback is run; in between the gain is interpolated."""
-
-CORRECTION_CHOICES = [CANDIDATES.index(each) for family in CORRECTION_FORMATS for each in family]
 
 CORRECTION_ROW_BLOCKS = 6
 
 
-def tile_losses(
+def tile_losses(  # noqa: PLR0913 - what a measurement rests on
     weight: SortedWeight,
     quantizer: Quantizer,
     feedback: Feedback,
@@ -40,13 +49,18 @@ def tile_losses(
     *,
     columns: IndexArray | None,
     scale_format: ScaleFormat,
+    allowed: Sequence[bool] = EVERY_FORMAT,
 ) -> npt.NDArray[np.float32]:
     """Return the curve of every tile; float32 [n_candidates, n_row_blocks, n_groups], nats per token.
 
-    Formats under two bits are infinite where the statistics do not support them.
+    Formats that are not allowed are infinite, those under two bits also where the statistics do not support
+    them.
     """
-    losses = _rounding_losses(weight, feedback, scale_format)
-    losses *= _correction(weight, quantizer, feedback, losses, scale_format)[:, None, None]
+    if any(may and isinstance(c, Palette) for c, may in zip(CANDIDATES, allowed, strict=True)):
+        feedback = with_palettes(feedback, [weight], scale_format)
+    losses = _rounding_losses(weight, feedback, scale_format, allowed)
+    factors = _correction(weight, quantizer, feedback, losses, scale_format=scale_format, allowed=allowed)
+    losses *= factors[:, None, None]
     unsupported = _unsupported(weight, importance, columns)
     for index, candidate in enumerate(CANDIDATES):
         if candidate.n_levels < 4:
@@ -55,7 +69,7 @@ def tile_losses(
 
 
 def _rounding_losses(
-    weight: SortedWeight, feedback: Feedback, scale_format: ScaleFormat
+    weight: SortedWeight, feedback: Feedback, scale_format: ScaleFormat, allowed: Sequence[bool]
 ) -> npt.NDArray[np.float32]:
     """Losses of independent rounding errors under the quantizer's own column weights."""
     grid = weight.grid
@@ -65,9 +79,14 @@ def _rounding_losses(
         group_size=grid.group_size,
         floor=scale_floor(weight.matrix),
         scale_format=scale_format,
+        allowed=allowed,
+        palettes=feedback.palettes,
     )
-    by_tile = errors.mul_(0.5 * weight.rows).view(-1, grid.n_groups, grid.n_row_blocks, TILE_ROWS).sum(3)
-    return np.ascontiguousarray(by_tile.transpose(1, 2).numpy())
+    losses = torch.full((len(errors), grid.n_groups, grid.n_row_blocks), torch.inf)
+    asked = torch.tensor(allowed)
+    of_rows = (errors[asked] * (0.5 * weight.rows)).view(-1, grid.n_groups, grid.n_row_blocks, TILE_ROWS)
+    losses[asked] = of_rows.sum(3)
+    return np.ascontiguousarray(losses.transpose(1, 2).numpy())
 
 
 def _correction(
@@ -75,37 +94,65 @@ def _correction(
     quantizer: Quantizer,
     feedback: Feedback,
     losses: npt.NDArray[np.float32],
+    *,
     scale_format: ScaleFormat,
+    allowed: Sequence[bool],
 ) -> npt.NDArray[np.float32]:
     """Measured over predicted loss, from two widths a family on a sample of row blocks; [n_candidates]."""
+    families = _families(allowed)
+    tried = [choice for family in families for choice in family.tried]
     n_blocks = weight.grid.n_row_blocks
     picked = np.unique(np.linspace(0, n_blocks - 1, min(CORRECTION_ROW_BLOCKS, n_blocks)).astype(np.int64))
     index = torch.from_numpy((picked[:, None] * TILE_ROWS + np.arange(TILE_ROWS)).ravel())
     sample = SortedWeight(weight.grid, weight.matrix[:, index], weight.hessian, weight.rows[index], None)
-    measured = _losses_with_feedback(sample, quantizer, feedback, scale_format)
-    predicted = losses[CORRECTION_CHOICES][:, picked].sum((1, 2), dtype=np.float64)
+    measured = _losses_with_feedback(sample, quantizer, feedback, scale_format, tried)
+    predicted = losses[tried][:, picked].sum((1, 2), dtype=np.float64)
     if not (predicted > 0).all() or not (measured > 0).all():
         return np.ones(len(CANDIDATES), np.float32)
-    by_family = np.split(np.log(measured / predicted), len(CORRECTION_FORMATS))
+    ratio_of = dict(zip(tried, np.log(measured / predicted), strict=True))
     ratios = np.zeros(len(CANDIDATES))
-    for family, logarithms in zip(CORRECTION_FORMATS, by_family, strict=True):
-        members = [i for i, candidate in enumerate(CANDIDATES) if isinstance(candidate, type(family[0]))]
-        widths = [max(CANDIDATES[i].code_bits, 1) for i in members]
-        ratios[members] = np.interp(widths, [each.code_bits for each in family], logarithms)
+    for family in families:
+        widths = [max(CANDIDATES[i].code_bits, 1) for i in family.members]
+        known = [CANDIDATES[i].code_bits for i in family.tried]
+        ratios[list(family.members)] = np.interp(widths, known, [ratio_of[i] for i in family.tried])
     return np.asarray(np.exp(ratios), np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """Candidates of one kind that are asked for, and those that stand for them."""
+
+    members: tuple[int, ...]
+    tried: tuple[int, ...]
+
+
+def _families(allowed: Sequence[bool]) -> list[_Family]:
+    """Families with more than absent tiles; one without either of its two is tried at its widest format."""
+    families = []
+    for pair in CORRECTION_FORMATS:
+        members = [i for i, c in enumerate(CANDIDATES) if allowed[i] and isinstance(c, type(pair[0]))]
+        stored = [i for i in members if CANDIDATES[i].code_bits]
+        if stored:
+            tried = tuple(i for i in stored if CANDIDATES[i] in pair) or (stored[-1],)
+            families.append(_Family(tuple(members), tried))
+    return families
+
+
 def _losses_with_feedback(
-    sample: SortedWeight, quantizer: Quantizer, feedback: Feedback, scale_format: ScaleFormat
+    sample: SortedWeight,
+    quantizer: Quantizer,
+    feedback: Feedback,
+    scale_format: ScaleFormat,
+    tried: Sequence[int],
 ) -> npt.NDArray[np.float64]:
-    """Loss of the sample under the full hessian, after the quantizer itself, at each correction width."""
+    """Loss of the sample under the full hessian, after the quantizer itself, at each choice."""
     n = sample.matrix.shape[1]
-    repeated = sample.matrix.repeat(1, len(CORRECTION_CHOICES))
-    of_blocks = torch.tensor(CORRECTION_CHOICES, dtype=torch.uint8).repeat_interleave(n // TILE_ROWS)
+    repeated = sample.matrix.repeat(1, len(tried))
+    of_blocks = torch.tensor(tried, dtype=torch.uint8).repeat_interleave(n // TILE_ROWS)
     choices = of_blocks.expand(sample.grid.n_groups, -1).contiguous()
     codes = quantizer.quantize(repeated, feedback, choices, scale_format=scale_format)
-    error = dequantize_columns(codes, choices, scale_format) - repeated
-    by_row = ((sample.hessian @ error) * error).sum(0).view(len(CORRECTION_CHOICES), n)
+    error = dequantize_columns(codes, choices, scale_format, feedback.palettes) - repeated
+    by_row = ((sample.hessian @ error) * error).sum(0).view(len(tried), n)
     return np.asarray((0.5 * sample.rows * by_row).sum(1).double().numpy())
 
 

@@ -39,6 +39,7 @@ class _Encoding:
     quantizer: Quantizer
     group_size: int
     scale_format: ScaleFormat
+    allowed: Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,15 @@ class _Shared:
 
 
 def measure_weights(
-    network: Network, stats: Stats, quantizer: Quantizer, *, group_size: int, scale_format: ScaleFormat
+    network: Network,
+    stats: Stats,
+    quantizer: Quantizer,
+    *,
+    group_size: int,
+    scale_format: ScaleFormat,
+    allowed: Sequence[bool],
 ) -> Measured:
-    """Measure every tile of every weight at every candidate format.
+    """Measure every tile of every weight at every format that is allowed.
 
     Parameters
     ----------
@@ -68,13 +75,15 @@ def measure_weights(
         Columns that share a scale.
     scale_format : ScaleFormat
         How scales are stored.
+    allowed : sequence of bool, [n_candidates]
+        Formats that are measured; see `laq.core.formats.formats_of`.
 
     Raises
     ------
     CalibrationError
         If the statistics of a weight are missing or unusable.
     """
-    encoding = _Encoding(quantizer, group_size, scale_format)
+    encoding = _Encoding(quantizer, group_size, scale_format, allowed)
     columns: dict[str, IndexArray] = {}
     curves: dict[str, WeightCurves] = {}
     families = group_by_input(network.weights, stats)
@@ -131,6 +140,7 @@ def _measure(
         importance,
         columns=columns,
         scale_format=encoding.scale_format,
+        allowed=encoding.allowed,
     )
     return WeightCurves(weight.name, grid, losses, rows, shared.key if columns is not None else "")
 

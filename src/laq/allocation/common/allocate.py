@@ -60,8 +60,8 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     allocator : str
         Method, see `laq methods`.
     formats : str
-        Family of formats that tiles may take, a key of `laq.core.formats.FAMILIES`; beside it a tile may be
-        absent.
+        Families of formats that tiles may take, keys of `laq.core.formats.FAMILIES` with commas between them;
+        beside them a tile may be absent.
     control : str, optional
         "permuted": shuffle the losses between units first, to see what the signal is worth.
     floor : bool
@@ -130,9 +130,10 @@ def _out_of_range(curves: Curves, budget_bytes: int, smallest: int, largest: int
 
 
 def _allowed(formats: str, *, floor: bool) -> npt.NDArray[np.bool_]:
-    """Say which candidates a plan may use."""
-    above = [c.n_levels >= FLOOR_LEVELS or not floor for c in CANDIDATES]
-    return np.asarray(np.array(formats_of(formats)) & np.array(above))
+    """Say which candidates a plan may use; families that lie below the floor have none."""
+    allowed = np.array(formats_of(formats))
+    above = allowed & np.array([c.n_levels >= FLOOR_LEVELS for c in CANDIDATES])
+    return np.asarray(above if floor and above.any() else allowed)
 
 
 def _units(curves: Curves, unit: Unit, *, formats: str, floor: bool) -> _Units:
@@ -142,13 +143,20 @@ def _units(curves: Curves, unit: Unit, *, formats: str, floor: bool) -> _Units:
         costs=np.concatenate([part.costs for part in parts], 1),
         sizes=np.concatenate([part.sizes for part in parts]),
     )
+    for family in formats.split(","):
+        if not np.isfinite(joined.losses[list(formats_of(family))][1:]).any():
+            raise _unmeasured(family)
     joined.losses[~_allowed(formats, floor=floor)] = np.inf
     if not np.isfinite(joined.losses).any(0).all():
-        raise RequestError(
-            f"the curves lack formats: nothing is known of {formats} for some tiles",
-            hint="measure again, or allow all formats",
-        )
+        raise _unmeasured(formats)
     return _summed(joined, joined.losses.shape[1]) if unit is Unit.NETWORK else joined
+
+
+def _unmeasured(formats: str) -> RequestError:
+    return RequestError(
+        f"the curves lack formats: nothing is known of {formats} for some tiles",
+        hint=f"measure again with --format {formats}, or allow others",
+    )
 
 
 def _weight_units(weight: WeightCurves, scale_format: ScaleFormat, unit: Unit) -> _Units:

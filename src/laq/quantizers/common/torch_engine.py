@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
 
-from laq.core.formats import CANDIDATES, Format, Trellis
+from laq.core.formats import CANDIDATES, Format, Palette, Table, Trellis
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
 from laq.quantizers.common.clip_search import Grid, search
-from laq.quantizers.common.engine import Engine, RoundedGroup
+from laq.quantizers.common.engine import EVERY_FORMAT, Engine, RoundedGroup, asked_for
+from laq.quantizers.common.table import entries_of, round_table, search_table
 from laq.quantizers.common.trellis import round_trellis, search_trellis
 
 CHUNK_ROWS = 4096
@@ -21,7 +23,7 @@ CHUNK_ROWS = 4096
 class TorchEngine(Engine):
     """Element by element in torch, in the order of operations that the native kernels follow."""
 
-    def errors(
+    def errors(  # noqa: PLR0913 - what a search rests on, by keyword
         self,
         matrix: torch.Tensor,
         column_weights: torch.Tensor,
@@ -29,21 +31,27 @@ class TorchEngine(Engine):
         group_size: int,
         floor: torch.Tensor,
         scale_format: ScaleFormat,
+        allowed: Sequence[bool] = EVERY_FORMAT,
+        palettes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `Engine.errors`."""
         n_groups, n_rows = len(matrix) // group_size, matrix.shape[1]
-        result = torch.empty(len(CANDIDATES), n_groups, n_rows)
+        result = torch.full((len(CANDIDATES), n_groups, n_rows), torch.inf)
+        tables = {i: _entries(CANDIDATES[i], palettes, n_rows) for i in asked_for(allowed, palettes)}
         for start in range(0, n_rows, CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             for group in range(n_groups):
                 here = slice(group * group_size, (group + 1) * group_size)
                 block, weights = matrix[here, rows].contiguous(), column_weights[here]
-                for index, candidate in enumerate(CANDIDATES):
-                    found = _search(block, candidate, weights, floor[rows], scale_format)
+                for index, entries in tables.items():
+                    mine = None if entries is None else entries[:, rows]
+                    found = _search(
+                        block, CANDIDATES[index], mine, weights, floor=floor[rows], scale_format=scale_format
+                    )
                     result[index, group, rows] = found.error
         return result
 
-    def round(
+    def round(  # noqa: PLR0913 - what rounding rests on, by keyword
         self,
         block: torch.Tensor,
         choices: torch.Tensor,
@@ -52,6 +60,7 @@ class TorchEngine(Engine):
         floor: torch.Tensor,
         factor: torch.Tensor | None,
         scale_format: ScaleFormat,
+        palettes: torch.Tensor | None = None,
     ) -> RoundedGroup:
         """See `Engine.round`."""
         log = scale_format is ScaleFormat.LOG8
@@ -65,8 +74,12 @@ class TorchEngine(Engine):
         for choice in torch.unique(choices).tolist():  # rows are independent
             rows, candidate = (of_rows == choice).nonzero()[:, 0], CANDIDATES[choice]
             mine = block[:, rows]
-            grid = _search(mine, candidate, column_weights, floor[rows], scale_format)
-            codes, errors = _round(mine, candidate, grid, factor)
+            entries = _entries(candidate, palettes, block.shape[1])
+            entries = None if entries is None else entries[:, rows]
+            grid = _search(
+                mine, candidate, entries, column_weights, floor=floor[rows], scale_format=scale_format
+            )
+            codes, errors = _round(mine, candidate, entries, grid, factor)
             result.codes[:, rows], result.scales[rows] = codes, grid.stored
             result.zero_points[rows] = grid.zero_points
             if factor is not None:
@@ -74,24 +87,40 @@ class TorchEngine(Engine):
         return result
 
 
+def _entries(candidate: Format, palettes: torch.Tensor | None, n_rows: int) -> torch.Tensor | None:
+    """What codes stand for in each row, for formats with a table."""
+    return entries_of(candidate, palettes, n_rows) if isinstance(candidate, Table | Palette) else None
+
+
 def _search(
     block: torch.Tensor,
     candidate: Format,
+    entries: torch.Tensor | None,
     column_weights: torch.Tensor,
+    *,
     floor: torch.Tensor,
     scale_format: ScaleFormat,
 ) -> Grid:
     if isinstance(candidate, Trellis):
         return search_trellis(block, candidate, column_weights, floor=floor, scale_format=scale_format)
+    if isinstance(candidate, Table | Palette):
+        assert entries is not None
+        return search_table(block, candidate, entries, column_weights, floor=floor, scale_format=scale_format)
     return search(block, candidate.n_levels, column_weights, floor=floor, scale_format=scale_format)
 
 
 def _round(
-    block: torch.Tensor, candidate: Format, grid: Grid, factor: torch.Tensor | None
+    block: torch.Tensor,
+    candidate: Format,
+    entries: torch.Tensor | None,
+    grid: Grid,
+    factor: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes uint8 and scaled errors float32, both [group_size, rows]; errors are empty without a factor."""
     if isinstance(candidate, Trellis):
         return round_trellis(block, candidate, grid, factor)
+    if entries is not None:
+        return round_table(block, entries, grid, factor)
     top = candidate.n_levels - 1
     if factor is None:
         shifted = (block * grid.scales.reciprocal()).add_(grid.zero_points)
