@@ -127,9 +127,11 @@ void pack(const Tier &tier, const laq_tiles &tiles, const uint8_t *codes, uint8_
     Pool::get().run(parts_of(tiles), pack_some, &call);
 }
 
-void unpack(const Tier &tier, const laq_tiles &tiles, const uint8_t *payload, uint8_t *codes) {
+int32_t unpack(const Tier &tier, const laq_tiles &tiles, const uint8_t *payload, uint8_t *codes) {
+    if (tiles.palettes == nullptr && std::any_of(tiles.bits, tiles.bits + tiles.n_tiles, is_palette)) return LAQ_BAD_TILE;
     Packing call{tier, tiles, payload, codes};
     Pool::get().run(parts_of(tiles), unpack_some, &call);
+    return LAQ_OK;
 }
 
 }  // namespace laq

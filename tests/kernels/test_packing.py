@@ -1,5 +1,7 @@
 """Native packing gives the reference's bytes, and unpacking gives the codes back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -68,6 +70,14 @@ def test_bytes_are_those_of_the_reference(
         LIBRARY.use_tier(tier)
         assert np.array_equal(unpacked(found), codes)
     assert np.array_equal(unpacked(found, group_size + 5), codes)
+
+
+@needs_library
+def test_palettes_that_are_not_given_are_refused(random_qtensor):
+    packed = pack(random_qtensor((16, 64), choices=18))
+    assert packed.bits.tolist() == [35]
+    with pytest.raises(FormatError):
+        unpacked(replace(packed, palettes=None))
 
 
 def test_without_kernels_the_reference_packs(random_qtensor, monkeypatch):

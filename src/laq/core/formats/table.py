@@ -47,8 +47,8 @@ class Table:
 
     Examples
     --------
-    >>> FP4.levels[:8], NF4.table[0], TRITS.n_levels
-    ((0, 1, 2, 3, 4, 6, 8, 12), 1, 3)
+    >>> FP4.levels[:8], NF4.levels[0], TRITS.n_levels
+    ((0, 1, 2, 3, 4, 6, 8, 12), -127, 3)
     """
 
     name: str
