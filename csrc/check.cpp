@@ -12,7 +12,7 @@ bool has_shape(const laq_matrix &m) {
            (m.group_size == 32 || m.group_size == 64 || m.group_size == 128) && column_groups(m) <= 65536 &&
            m.n_tiles >= 0 && m.n_tiles < most && m.tile_starts != nullptr && m.row_offsets != nullptr &&
            m.zero_offsets != nullptr &&
-           (m.scale_format == LAQ_SCALES_FLOAT16 || m.scale_format == LAQ_SCALES_LOG8) &&
+           is_scale_format(m.scale_format) &&
            (m.n_tiles == 0 || (m.payload != nullptr && m.bits != nullptr && m.groups != nullptr &&
                                m.scales != nullptr && (m.zero_point_bytes == 0 || m.zero_points != nullptr)));
 }
@@ -44,16 +44,19 @@ bool has_tiles(const laq_matrix &m, Sizes *total) {
 }
 
 bool has_scales(const laq_matrix &m) {
-    if (m.scale_format == LAQ_SCALES_LOG8) {
-        if (m.octaves == nullptr) return false;
-        for (int64_t block = 0; block < row_blocks(m); block++) {
-            if (m.octaves[block] < -24 || m.octaves[block] > 15) return false;
+    const uint8_t *scales = static_cast<const uint8_t *>(m.scales);
+    if (!is_log(m.scale_format)) {
+        for (int64_t i = 0; i < kTileRows * m.n_tiles; i++) {
+            if ((scales[2 * i + 1] & 0x7c) == 0x7c) return false;
         }
         return true;
     }
-    const uint8_t *halves = static_cast<const uint8_t *>(m.scales);
-    for (int64_t i = 0; i < kTileRows * m.n_tiles; i++) {
-        if ((halves[2 * i + 1] & 0x7c) == 0x7c) return false;
+    if (m.octaves == nullptr) return false;
+    for (int64_t block = 0; block < row_blocks(m); block++) {
+        if (m.octaves[block] < -24 || m.octaves[block] > 15) return false;
+    }
+    for (int64_t tile = 0; m.scale_format == LAQ_SCALES_LOG4 && tile < m.n_tiles; tile++) {
+        if (scales[kLog4Bytes * tile] > 255 - kLog4Span) return false;
     }
     return true;
 }

@@ -81,22 +81,40 @@ LAQ_INLINE void load_zero_points(const uint8_t *stored, typename I::Ints (&zero_
     }
 }
 
+// The log steps of a tile's 16 rows as bytes.
+struct LogSteps {
+    uint64_t low, high;
+};
+
+LAQ_INLINE LogSteps log8_steps(const uint8_t *p) { return {load_word<uint64_t>(p), load_word<uint64_t>(p + 8)}; }
+
+// A byte of the tile, then four bits a row.
+template <class I>
+LAQ_INLINE LogSteps log4_steps(const uint8_t *p) {
+    const uint64_t base = p[0] * 0x0101010101010101u;
+    return {I::template spread<4>(load_word<uint32_t>(p + 1)) + base,
+            I::template spread<4>(load_word<uint32_t>(p + 5)) + base};
+}
+
 template <class I, int TAG>
 LAQ_INLINE void load_row_factors(const laq_matrix &matrix, int64_t tile, int octave, const uint8_t *zero_points,
                                  RowFactors<I> &factors) {
-    const int64_t scale_bytes = matrix.scale_format == LAQ_SCALES_LOG8 ? 1 : 2;
-    ask_for(static_cast<const uint8_t *>(matrix.scales) + scale_bytes * kTileRows * tile + kPrefetchFactors);
+    const uint8_t *scales = static_cast<const uint8_t *>(matrix.scales) + tile_scale_bytes(matrix.scale_format) * tile;
+    ask_for(scales + kPrefetchFactors);
     load_zero_points<I, TAG>(zero_points, factors.zero_points);
+    if (!is_log(matrix.scale_format)) {
 #pragma GCC unroll 4
-    for (int part = 0; part < I::kParts; part++) {
-        constexpr int rows = kTileRows / I::kParts;
-        if (matrix.scale_format == LAQ_SCALES_LOG8) {
-            const uint8_t *steps = static_cast<const uint8_t *>(matrix.scales) + kTileRows * tile + rows * part;
-            factors.scales[part] = I::log_scales(steps, octave - (has_half_steps(TAG) ? 1 : 0));
-        } else {
-            const uint16_t *halves = static_cast<const uint16_t *>(matrix.scales) + kTileRows * tile + rows * part;
+        for (int part = 0; part < I::kParts; part++) {
+            const uint8_t *halves = scales + 2 * (kTileRows / I::kParts) * part;
             factors.scales[part] = I::times(I::half_scales(halves), has_half_steps(TAG) ? 0.5f : 1.0f);
         }
+        return;
+    }
+    const LogSteps steps = matrix.scale_format == LAQ_SCALES_LOG4 ? log4_steps<I>(scales) : log8_steps(scales);
+#pragma GCC unroll 4
+    for (int part = 0; part < I::kParts; part++) {
+        const auto stored = I::widen(steps.low, steps.high, part);
+        factors.scales[part] = I::log_scales(stored, octave - (has_half_steps(TAG) ? 1 : 0));
     }
 }
 

@@ -109,15 +109,14 @@ struct Avx2 {
     static LAQ_INLINE Floats load_floats(const float *p) { return _mm256_loadu_ps(p); }
     static LAQ_INLINE void store_floats(float *p, Floats a) { _mm256_storeu_ps(p, a); }
 
-    static LAQ_INLINE Floats log_scales(const uint8_t *p, int octave) {
-        const Ints stored = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p)));
+    static LAQ_INLINE Floats log_scales(Ints stored, int octave) {
         const Ints first = _mm256_load_si256(reinterpret_cast<const __m256i *>(kEighths));
         const Ints table = _mm256_add_epi32(first, repeat((octave - 16) * (1 << 23)));
         const Ints eighths = _mm256_permutevar8x32_epi32(table, stored);  // looks at three bits
         const Ints octaves = _mm256_and_si256(_mm256_slli_epi32(stored, 20), repeat(0x1f << 23));
         return _mm256_castsi256_ps(_mm256_add_epi32(eighths, octaves));
     }
-    static LAQ_INLINE Floats half_scales(const uint16_t *p) {
+    static LAQ_INLINE Floats half_scales(const uint8_t *p) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
     }
 

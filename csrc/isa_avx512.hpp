@@ -116,14 +116,13 @@ struct Avx512 {
     static LAQ_INLINE Floats load_floats(const float *p) { return _mm512_loadu_ps(p); }
     static LAQ_INLINE void store_floats(float *p, Floats a) { _mm512_storeu_ps(p, a); }
 
-    static LAQ_INLINE Floats log_scales(const uint8_t *p, int octave) {
-        const Ints stored = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+    static LAQ_INLINE Floats log_scales(Ints stored, int octave) {
         const Ints table = _mm512_add_epi32(_mm512_load_si512(kEighths), repeat((octave - 16) * (1 << 23)));
         const Ints eighths = _mm512_permutexvar_epi32(stored, table);  // repeats after 8
         const Ints octaves = _mm512_and_si512(_mm512_slli_epi32(stored, 20), repeat(0x1f << 23));
         return _mm512_castsi512_ps(_mm512_add_epi32(eighths, octaves));
     }
-    static LAQ_INLINE Floats half_scales(const uint16_t *p) {
+    static LAQ_INLINE Floats half_scales(const uint8_t *p) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
     }
 

@@ -90,13 +90,15 @@ struct Neon {
     static LAQ_INLINE Floats load_floats(const float *p) { return vld1q_f32(p); }
     static LAQ_INLINE void store_floats(float *p, Floats a) { vst1q_f32(p, a); }
 
-    static LAQ_INLINE Floats log_scales(const uint8_t *p, int octave) {
+    static LAQ_INLINE Floats log_scales(Ints stored, int octave) {
+        int32_t steps[4];
+        vst1q_s32(steps, stored);
         float values[4];
-        for (int i = 0; i < 4; i++) values[i] = log_scale(p[i], octave);
+        for (int i = 0; i < 4; i++) values[i] = log_scale(steps[i], octave);
         return vld1q_f32(values);
     }
-    static LAQ_INLINE Floats half_scales(const uint16_t *p) {
-        return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+    static LAQ_INLINE Floats half_scales(const uint8_t *p) {
+        return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
     }
 
     template <int B>

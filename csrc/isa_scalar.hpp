@@ -146,12 +146,12 @@ struct Scalar {
     }
     static LAQ_INLINE void store_floats(float *p, const Floats &a) { memcpy(p, a.v, 64); }
 
-    static LAQ_INLINE Floats log_scales(const uint8_t *p, int octave) {
+    static LAQ_INLINE Floats log_scales(const Ints &stored, int octave) {
         Floats r;
-        for (int i = 0; i < 16; i++) r.v[i] = log_scale(p[i], octave);
+        for (int i = 0; i < 16; i++) r.v[i] = log_scale(stored.v[i], octave);
         return r;
     }
-    static LAQ_INLINE Floats half_scales(const uint16_t *p) {
+    static LAQ_INLINE Floats half_scales(const uint8_t *p) {
         Floats r;
         uint16_t halves[16];
         memcpy(halves, p, 32);

@@ -20,21 +20,21 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or function below changes. */
-#define LAQ_ABI_VERSION 5
+#define LAQ_ABI_VERSION 6
 
 enum {
     LAQ_OK = 0,
     LAQ_BAD_SHAPE = 1,       /* a size is negative, zero where it may not be, or too large */
     LAQ_BAD_TILE = 2,        /* a tag, a column group, or the order of tiles */
     LAQ_BAD_SIZE = 3,        /* payload or zero points are not as long as the tiles say */
-    LAQ_BAD_SCALE = 4,       /* an octave out of range, or a float16 scale that is not finite */
+    LAQ_BAD_SCALE = 4,       /* an octave or the byte of a tile out of range, or a float16 scale that is not finite */
     LAQ_BAD_PERMUTATION = 5, /* an index out of range or twice */
     LAQ_BAD_ARGUMENT = 6,    /* an unknown type, tier or mode; siblings that do not share their input */
     LAQ_NO_MEMORY = 7,
 };
 
 enum { LAQ_FLOAT32 = 0, LAQ_BFLOAT16 = 1, LAQ_FLOAT16 = 2, LAQ_INT64 = 3, LAQ_BOOL = 4 }; /* the last two in steps only */
-enum { LAQ_SCALES_FLOAT16 = 0, LAQ_SCALES_LOG8 = 1 };
+enum { LAQ_SCALES_FLOAT16 = 0, LAQ_SCALES_LOG8 = 1, LAQ_SCALES_LOG4 = 2 };
 
 /* A packed matrix. All pointers belong to the caller and are aligned to what they point to. */
 typedef struct {
@@ -47,8 +47,8 @@ typedef struct {
     const uint8_t *payload;            /* bricks */
     const uint8_t *bits;               /* [n_tiles] tags, see docs/FORMAT.md */
     const uint16_t *groups;            /* [n_tiles] */
-    const void *scales;                /* [n_tiles, 16] uint8 or float16 */
-    const int8_t *octaves;             /* [row blocks] base-2 exponent of each row block, for LOG8 */
+    const void *scales;                /* [n_tiles, 16] uint8 or float16, for LOG4 [n_tiles, 9] */
+    const int8_t *octaves;             /* [row blocks] base-2 exponent of each row block, for LOG8 and LOG4 */
     const uint8_t *zero_points;        /* of integers, as wide as codes, 16 a tile */
     const int32_t *tile_starts;        /* [row blocks + 1] first stored tile of each row block */
     const int64_t *zero_offsets;       /* [row blocks] byte of zero_points where each row block starts */

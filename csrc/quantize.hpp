@@ -17,12 +17,60 @@ LAQ_INLINE void copy_tile(const laq_source &source, int64_t group, int64_t row, 
     }
 }
 
-// The scale, and the zero point of integers, of least error for each row of a group.
-LAQ_INLINE Grid search(const laq_source &source, const Group &group, int64_t row, const laq_format &format) {
-    const float *floors = source.floors + row;
-    if (is_trellis(format.tag)) return predict(source, powers_of(source, group, floors), format);
-    if (!is_table(format.tag)) return search(source, group, range_of(group, floors), format);
-    return search_table(source, group, floors, entries_of(source, format, row / kTileRows), format);
+constexpr int kParts = kTileRows / kLanes;
+
+// What the search of every format starts from, of `kLanes` rows.
+struct Start {
+    Group group;
+    int64_t row_block;
+    Range range;
+    Powers powers;
+};
+
+LAQ_INLINE Start start_of(const laq_source &source, const Group &group, int64_t row_block, const float *floors) {
+    return {group, row_block, range_of(group, floors), powers_of(source, group, floors)};
+}
+
+// Called from several places: inlined it would be compiled as often.
+__attribute__((noinline)) Grid find(const laq_source &source, const Start &start, const laq_format &format) {
+    if (is_trellis(format.tag)) return predict(source, start.powers, format);
+    if (is_integer(format.tag)) return search(source, start.group, start.range, format);
+    return search_table(source, start.group, start.range.floor, entries_of(source, format, start.row_block), format);
+}
+
+// Scales of a tile that are too far below its largest for LOG4 are searched again from a floor within reach.
+inline void within_span(const laq_source &source, const Start *starts, const float *floors, const laq_format &format,
+                        Grid *grids) {
+    int32_t highest = grids[0].stored[0];
+    for (int row = 0; row < kTileRows; row++) {
+        const int32_t stored = grids[row / kLanes].stored[row % kLanes];
+        highest = stored > highest ? stored : highest;
+    }
+    const int32_t lowest = highest - kLog4Span;
+    float raised[kTileRows];
+    for (int row = 0; row < kTileRows; row++) {
+        raised[row] = floors[row] > static_cast<float>(lowest) ? floors[row] : static_cast<float>(lowest);
+    }
+    for (int part = 0; part < kParts; part++) {
+        Grid &grid = grids[part];
+        bool any = false;
+        for (int i = 0; i < kLanes; i++) any = any || grid.stored[i] < lowest;
+        if (!any) continue;
+        const Start &start = starts[part];
+        const Grid again = find(source, start_of(source, start.group, start.row_block, raised + part * kLanes), format);
+        const RowInts below = grid.stored < lowest;
+        grid.scales = below ? again.scales : grid.scales;
+        grid.zero_points = below ? again.zero_points : grid.zero_points;
+        grid.error = below ? again.error : grid.error;
+        grid.stored = below ? again.stored : grid.stored;
+    }
+}
+
+// The scales of a tile's rows at one format.
+LAQ_INLINE void find_tile(const laq_source &source, const Start *starts, const float *floors, const laq_format &format,
+                          Grid *grids) {
+    for (int part = 0; part < kParts; part++) grids[part] = find(source, starts[part], format);
+    if (source.scale_format == LAQ_SCALES_LOG4) within_span(source, starts, floors, format, grids);
 }
 
 inline void errors_kernel(const laq_source &source, int64_t first, int64_t last, float *errors) {
@@ -31,18 +79,18 @@ inline void errors_kernel(const laq_source &source, int64_t first, int64_t last,
     for (int64_t at = 0; at < n_groups; at++) {
         for (int64_t row = kTileRows * first; row < kTileRows * last; row += kTileRows) {
             copy_tile(source, at, row, values);
-            for (int part = 0; part < kTileRows; part += kLanes) {
-                const Group group{values + part, source.column_weights + at * source.group_size, source.group_size};
-                const float *floors = source.floors + row + part;
-                const Range range = range_of(group, floors);
-                const Powers powers = powers_of(source, group, floors);
-                for (int i = 0; i < source.n_formats; i++) {
-                    const laq_format &format = source.formats[i];
-                    const Grid found = is_trellis(format.tag)   ? predict(source, powers, format)
-                                       : is_integer(format.tag) ? search(source, group, range, format)
-                                                                : search(source, group, row + part, format);
-                    store_rows(errors + (i * n_groups + at) * source.n_rows + row + part, found.error);
-                }
+            const float *floors = source.floors + row;
+            Start starts[kParts];
+            for (int part = 0; part < kParts; part++) {
+                const float *weights = source.column_weights + at * source.group_size;
+                const Group group{values + part * kLanes, weights, source.group_size};
+                starts[part] = start_of(source, group, row / kTileRows, floors + part * kLanes);
+            }
+            for (int i = 0; i < source.n_formats; i++) {
+                Grid grids[kParts];
+                find_tile(source, starts, floors, source.formats[i], grids);
+                float *out = errors + (i * n_groups + at) * source.n_rows + row;
+                for (int part = 0; part < kParts; part++) store_rows(out + part * kLanes, grids[part].error);
             }
         }
     }
@@ -87,17 +135,24 @@ inline void rounding_kernel(const laq_source &source, const laq_rounding &to, in
     for (int64_t block = first; block < last; block++) {
         const laq_format &format = source.formats[to.choices[block]];
         const bool trellis = is_trellis(format.tag);
+        const float *floors = source.floors + kTileRows * block;
         copy_tile(source, 0, kTileRows * block, values);
-        for (int part = 0; part < kTileRows; part += kLanes) {
-            const int64_t row = kTileRows * block + part;
-            const Group group{values + part, source.column_weights, source.group_size};
-            const Grid grid = search(source, group, row, format);
+        Start starts[kParts];
+        for (int part = 0; part < kParts; part++) {
+            const Group group{values + part * kLanes, source.column_weights, source.group_size};
+            starts[part] = start_of(source, group, block, floors + part * kLanes);
+        }
+        Grid grids[kParts];
+        find_tile(source, starts, floors, format, grids);
+        for (int part = 0; part < kParts; part++) {
+            const int64_t row = kTileRows * block + part * kLanes;
+            const Grid &grid = grids[part];
             store_rows(to.zero_points + row, grid.zero_points);
-            store_rows(scales + part, grid.scales);
+            store_rows(scales + part * kLanes, grid.scales);
             int16_t stored[kLanes];
             for (int i = 0; i < kLanes; i++) stored[i] = static_cast<int16_t>(grid.stored[i]);
             memcpy(to.scales + row, stored, sizeof stored);
-            if (!trellis) round_columns(source, to, row, grid, format, values + part);
+            if (!trellis) round_columns(source, to, row, grid, format, values + part * kLanes);
         }
         if (trellis) round_tile(source, to, kTileRows * block, width_of(format.tag), scales, values);
     }

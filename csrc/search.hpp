@@ -152,8 +152,7 @@ LAQ_INLINE Grid search(const Group &group, const Range &range, const laq_format 
 }
 
 LAQ_INLINE Grid search(const laq_source &source, const Group &group, const Range &range, const laq_format &format) {
-    return source.scale_format == LAQ_SCALES_LOG8 ? search<true>(group, range, format)
-                                                  : search<false>(group, range, format);
+    return is_log(source.scale_format) ? search<true>(group, range, format) : search<false>(group, range, format);
 }
 
 // Give the error of column i to those after it, each its share.

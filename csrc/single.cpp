@@ -8,13 +8,15 @@ namespace laq {
 namespace {
 
 float stored_scale(const laq_matrix &m, int64_t block, int64_t tile, int row) {
-    const int64_t i = kTileRows * tile + row;
+    const uint8_t *scales = static_cast<const uint8_t *>(m.scales) + tile_scale_bytes(m.scale_format) * tile;
     if (m.scale_format == LAQ_SCALES_FLOAT16) {
         uint16_t half;
-        memcpy(&half, static_cast<const uint8_t *>(m.scales) + 2 * i, 2);
+        memcpy(&half, scales + 2 * row, 2);
         return from_float16(half);
     }
-    return log_scale(static_cast<const uint8_t *>(m.scales)[i], m.octaves[block]);
+    const bool log4 = m.scale_format == LAQ_SCALES_LOG4;
+    const int step = log4 ? scales[0] + (scales[1 + row / 2] >> 4 * (row % 2) & 15) : scales[row];
+    return log_scale(step, m.octaves[block]);
 }
 
 float stored_zero_point(const uint8_t *zero_points, int bits, int row) {

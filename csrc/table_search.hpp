@@ -19,10 +19,13 @@ struct Entries {
 inline Entries entries_of(const laq_source &source, const laq_format &format, int64_t row_block) {
     const uint8_t *bytes = table_of(format.tag, source.palettes + row_block * source.palette_stride);
     Entries r = {{}, format.n_levels, 1.0f};
+    int largest = 1;
     for (int i = 0; i < r.n; i++) {
-        r.values[i] = static_cast<float>(bytes[i]) - kMiddle;
-        r.largest = __builtin_fmaxf(r.largest, __builtin_fabsf(r.values[i]));
+        const int level = bytes[i] - kMiddle, size = level < 0 ? -level : level;
+        r.values[i] = static_cast<float>(level);
+        largest = size > largest ? size : largest;
     }
+    r.largest = static_cast<float>(largest);
     return r;
 }
 
@@ -56,12 +59,11 @@ __attribute__((noinline)) Rows table_error(const Group &group, const Entries &en
 
 // The scale of least error for each row.
 template <bool kLog>
-LAQ_INLINE Grid search_table(const Group &group, const float *floors, const Entries &entries,
-                             const laq_format &format) {
+LAQ_INLINE Grid search_table(const Group &group, RowInts floor, const Entries &entries, const laq_format &format) {
     Rows largest = {};
     for (int i = 0; i < group.n; i++) largest = larger(largest, magnitude(load_rows(group.values + kTileRows * i)));
     const Rows exact = largest / entries.largest;
-    const RowInts floor = __builtin_convertvector(load_rows(floors), RowInts), top = floor + kMaxSpan;
+    const RowInts top = floor + kMaxSpan;
     const RowInts widest = smaller(larger(steps_up(exact), floor), top);
     Grid best = {};
     RowInts wins = ~RowInts{};  // the first always does
@@ -79,10 +81,10 @@ LAQ_INLINE Grid search_table(const Group &group, const float *floors, const Entr
     return best;
 }
 
-LAQ_INLINE Grid search_table(const laq_source &source, const Group &group, const float *floors,
-                             const Entries &entries, const laq_format &format) {
-    return source.scale_format == LAQ_SCALES_LOG8 ? search_table<true>(group, floors, entries, format)
-                                                  : search_table<false>(group, floors, entries, format);
+LAQ_INLINE Grid search_table(const laq_source &source, const Group &group, RowInts floor, const Entries &entries,
+                             const laq_format &format) {
+    return is_log(source.scale_format) ? search_table<true>(group, floor, entries, format)
+                                       : search_table<false>(group, floor, entries, format);
 }
 
 }  // namespace

@@ -43,6 +43,15 @@ constexpr int tile_bytes(int tag, int group_size) {
                          : 2 * group_size * width_of(tag);
 }
 
+// How scales are stored: bytes of the 16 of a tile.
+constexpr int kLog4Bytes = 1 + kTileRows / 2;
+constexpr int kLog4Span = 15;
+constexpr bool is_scale_format(int format) { return format >= LAQ_SCALES_FLOAT16 && format <= LAQ_SCALES_LOG4; }
+constexpr bool is_log(int scale_format) { return scale_format != LAQ_SCALES_FLOAT16; }
+constexpr int tile_scale_bytes(int scale_format) {
+    return scale_format == LAQ_SCALES_LOG4 ? kLog4Bytes : scale_format == LAQ_SCALES_LOG8 ? kTileRows : 2 * kTileRows;
+}
+
 // A tag as a type, for what is compiled once for each; tables of one width are alike.
 template <int TAG>
 struct Tag {

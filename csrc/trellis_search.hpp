@@ -26,7 +26,7 @@ LAQ_INLINE Powers powers_of(const laq_source &source, const Group &group, const 
     r.exact = largest / 127.0f;
     r.floor = __builtin_convertvector(load_rows(floors), RowInts);
     r.widest = smaller(larger(steps_up(r.exact), r.floor), r.floor + kMaxSpan);
-    if (source.scale_format == LAQ_SCALES_LOG8) {
+    if (is_log(source.scale_format)) {
         for (int i = 0; i < kLanes; i++) r.reference[i] = decoded_step(r.widest[i]);
     } else {
         r.reference = larger(r.exact, all_rows(0x1p-24f));
@@ -74,7 +74,7 @@ LAQ_INLINE Grid predict(const Powers &powers, const laq_format &format) {
 }
 
 LAQ_INLINE Grid predict(const laq_source &source, const Powers &powers, const laq_format &format) {
-    return source.scale_format == LAQ_SCALES_LOG8 ? predict<true>(powers, format) : predict<false>(powers, format);
+    return is_log(source.scale_format) ? predict<true>(powers, format) : predict<false>(powers, format);
 }
 
 // The least cost of each state over the oldest codes that lead to it, and the first such code; tried[code][state].

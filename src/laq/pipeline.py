@@ -50,7 +50,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     formats: str = "all",
     quantizer: str = "gptq",
     group_size: int = 64,
-    scale_format: str = "log8",
+    scale_format: str = "log4",
     keep: str | None = None,
     control: str | None = None,
     compare: bool = True,
@@ -80,7 +80,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Method that picks codes, see `laq methods`.
     group_size : int
         32, 64 or 128 columns that share a scale.
-    scale_format : "log8" or "float16"
+    scale_format : "log4", "log8" or "float16"
         How scales are stored.
     keep : str, optional
         Regular expression of weights to leave alone.

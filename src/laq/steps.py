@@ -100,7 +100,7 @@ def measure(
     *,
     quantizer: str = "gptq",
     group_size: int = 64,
-    scale_format: str = "log8",
+    scale_format: str = "log4",
     formats: str = "all",
 ) -> Curves:
     """Measure the loss of every tile at every format that plans may use.
@@ -115,7 +115,7 @@ def measure(
         Method whose error is measured.
     group_size : int
         32, 64 or 128 columns that share a scale.
-    scale_format : "log8" or "float16"
+    scale_format : "log4", "log8" or "float16"
         How scales are stored.
     formats : str
         Families of formats, see `laq.core.formats.FAMILIES`; with commas between several.

@@ -43,7 +43,7 @@ std::vector<uint16_t> permutation(int n, std::mt19937 &random) {
 }
 
 // A matrix of random bytes: any payload is a valid one. `tag` 0 mixes all, absent tiles among them.
-void fill(Packed &p, int n_rows, int n_columns, int group_size, int tag, bool log_scales, std::mt19937 &random) {
+void fill(Packed &p, int n_rows, int n_columns, int group_size, int tag, int scale_format, std::mt19937 &random) {
     const int tags[] = {82, 68, 52, 36, 35, 34, 22, 21, 20, 19, 18, 17, 8, 6, 5, 4, 3, 2, 1};
     constexpr int n_tags = sizeof tags / sizeof tags[0];
     const int n_blocks = (n_rows + 15) / 16, n_groups = (n_columns + group_size - 1) / group_size;
@@ -59,8 +59,11 @@ void fill(Packed &p, int n_rows, int n_columns, int group_size, int tag, bool lo
                 p.groups.push_back(static_cast<uint16_t>(group));
                 for (int i = 0; i < tile_bytes(each, group_size); i++) p.payload.push_back(static_cast<uint8_t>(random()));
                 for (int i = 0; i < (each < 16 ? 2 * each : 0); i++) p.zero_points.push_back(static_cast<uint8_t>(random()));
+                for (int i = 0; i < (scale_format == LAQ_SCALES_LOG4 ? 9 : 16); i++) {
+                    const unsigned most = scale_format == LAQ_SCALES_LOG4 && i == 0 ? 240 : 255;
+                    p.scales.push_back(static_cast<uint8_t>(random() % (most + 1)));
+                }
                 for (int i = 0; i < 16; i++) {
-                    p.scales.push_back(static_cast<uint8_t>(random()));
                     p.half_scales.push_back(static_cast<uint16_t>(0x2000 + random() % 0x1000));
                 }
             }
@@ -75,7 +78,8 @@ void fill(Packed &p, int n_rows, int n_columns, int group_size, int tag, bool lo
     m.n_rows = n_rows;
     m.n_columns = n_columns;
     m.group_size = group_size;
-    m.scale_format = log_scales ? LAQ_SCALES_LOG8 : LAQ_SCALES_FLOAT16;
+    const bool log_scales = scale_format != LAQ_SCALES_FLOAT16;
+    m.scale_format = scale_format;
     m.n_tiles = static_cast<int64_t>(p.bits.size());
     m.payload_bytes = static_cast<int64_t>(p.payload.size());
     m.zero_point_bytes = static_cast<int64_t>(p.zero_points.size());
@@ -130,7 +134,7 @@ std::vector<float> normal_values(size_t n, std::mt19937 &random) {
 void compare_products(Count &count, int group_size, int tag, int variant) {
     std::mt19937 random(static_cast<unsigned>(1000 * group_size + 10 * tag + variant));
     Packed p;
-    fill(p, 70, 3 * group_size + 13, group_size, tag, variant == 0, random);
+    fill(p, 70, 3 * group_size + 13, group_size, tag, variant, random);
     if (laq_check(&p.matrix) != LAQ_OK) return count.add(false);
     for (int n : {1, 2, 3, 4, 17}) {
         const std::vector<float> x = normal_values(static_cast<size_t>(n * p.matrix.n_columns), random);
@@ -150,7 +154,7 @@ void compare_products(Count &count, int group_size, int tag, int variant) {
 }
 
 // Searching, rounding and packing of random columns, some of them zero.
-void compare_rounding(Count &count, int group_size, bool log_scales) {
+void compare_rounding(Count &count, int group_size, int scale_format) {
     const laq_format formats[] = {
         {0, 1, 0, 1, {}},  {1, 2, 0, 9, {}},  {2, 3, 1, 9, {}},  {2, 4, 0, 9, {}},   {3, 8, 0, 6, {}},
         {4, 16, 0, 5, {}}, {5, 32, 0, 4, {}}, {6, 64, 0, 3, {}}, {8, 256, 0, 2, {}}, {17, 2, -8, 16, {550, 1e-5f, 0}},
@@ -167,9 +171,8 @@ void compare_rounding(Count &count, int group_size, bool log_scales) {
     for (size_t i = 3; i < n; i += 40) values[i] = 0;
     const std::vector<float> floors(n_rows, -160.0f);
     const std::vector<uint8_t> palettes = random_bytes(n_formats * kPaletteBytes, random);
-    const laq_source source{n_rows, group_size, n_rows, group_size, log_scales ? LAQ_SCALES_LOG8 : LAQ_SCALES_FLOAT16,
-                            values.data(), weights.data(), floors.data(), formats, n_formats, palettes.data(),
-                            kPaletteBytes};
+    const laq_source source{n_rows, group_size, n_rows, group_size, scale_format, values.data(), weights.data(),
+                            floors.data(), formats, n_formats, palettes.data(), kPaletteBytes};
     std::vector<uint8_t> choices;
     for (int i = 0; i < n_formats; i++) choices.push_back(static_cast<uint8_t>(i));
     compare_tiers(count, [&] {
@@ -272,11 +275,11 @@ int main() {
     compare_steps(count);
     for (int group_size : {32, 64, 128}) {
         for (int tag : {0, 1, 2, 3, 4, 5, 6, 8, 17, 18, 19, 20, 21, 22, 34, 35, 36, 52, 68, 82}) {
-            for (int variant = 0; variant < 2; variant++) compare_products(count, group_size, tag, variant);
+            for (int variant = 0; variant < 3; variant++) compare_products(count, group_size, tag, variant);
             if ((tag >= 1 && tag <= 8) || tag == 82) compare_packing(count, group_size, tag);
             if (tag > 16) compare_levels(count, group_size, tag);
         }
-        for (bool log_scales : {true, false}) compare_rounding(count, group_size, log_scales);
+        for (int scale_format = 0; scale_format < 3; scale_format++) compare_rounding(count, group_size, scale_format);
     }
     printf("%d results of %s and the tiers before it, %d differ from the scalar ones\n", count.compared,
            laq_current_tier(), count.wrong);

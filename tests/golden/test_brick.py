@@ -28,6 +28,7 @@ from laq.runtime.packed import PackedWeight
 GOLDEN = json.loads((Path(__file__).parent / "brick_v1.json").read_text())
 TABLE = json.loads((Path(__file__).parent / "table_v3.json").read_text())
 TRELLIS = json.loads((Path(__file__).parent / "trellis_v2.json").read_text())
+LOG4 = json.loads((Path(__file__).parent / "log4_v3.json").read_text())
 INTEGERS = list(range(9))
 TRELLISES = [9, 10, 11, 12, 13, 14, 0, 5, 8]
 """Choices of version 2: every trellis once, and with them an absent tile and two of integers."""
@@ -37,6 +38,7 @@ TABLES = [15, 16, 17, 18, 19, 20, 0, 5, 10]
 
 STORED = [("log8", GOLDEN, INTEGERS), ("float16", GOLDEN, INTEGERS), ("log8", TRELLIS, TRELLISES)]
 STORED += [("float16", TRELLIS, TRELLISES), ("log8", TABLE, TABLES), ("float16", TABLE, TABLES)]
+STORED += [("log4", LOG4, TRELLISES)]
 every_matrix = pytest.mark.parametrize(("name", "golden", "formats"), STORED)
 FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
 
@@ -59,11 +61,9 @@ def matrix(scale_format, formats):
     row = np.mgrid[:32, :9][0]
     zero_points = zero_point_value(((3 * row + g) % (1 << bits.astype(int))).astype(np.uint8), bits)
     steps = (5 * row + 11 * g) % 40 - 60
-    scales = (
-        steps.astype(np.int16)
-        if scale_format is ScaleFormat.LOG8
-        else np.ldexp(1 + row / 32, -g).astype(np.float16)
-    )
+    if scale_format is ScaleFormat.LOG4:
+        steps = (5 * row) % 16 + 11 * g - 60
+    scales = steps.astype(np.int16) if scale_format.is_log else np.ldexp(1 + row / 32, -g).astype(np.float16)
     return QTensor(
         grid=grid,
         scale_format=scale_format,

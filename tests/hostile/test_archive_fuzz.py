@@ -62,6 +62,9 @@ def sound_weight(name, scale_format, generator):
     if scale_format is ScaleFormat.FLOAT16:
         scales = np.exp2(generator.uniform(-6, 0, packed.scales.shape)).astype(np.float16)
         packed = replace(packed, scale_format=scale_format, scales=scales, scale_base=None)
+    elif scale_format is ScaleFormat.LOG4:
+        scales = generator.integers(0, 241, (len(packed.scales), 9)).astype(np.uint8)
+        packed = replace(packed, scale_format=scale_format, scales=scales)
     return replace(packed, column_permutation=None) if name == "embedding" else packed
 
 

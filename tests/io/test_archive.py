@@ -12,7 +12,6 @@ from torch import nn
 import laq
 from laq.core.errors import FormatError, RequestError
 from laq.core.formats import CANDIDATES
-from laq.core.scheme import ScaleFormat
 from laq.io.archive import folder_bytes, open_archive, verify_hashes
 from laq.io.manifest import MANIFEST, WEIGHT_RESERVE, WeightEntry
 from laq.io.safetensors import read_header
@@ -112,17 +111,34 @@ def test_every_tensor_is_aligned_to_its_elements(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("formats", "version"),
-    [("integer", 1), ("trellis", 2), ("palette", 3), ("fp4", 3), ("integer,palette", 3)],
+    ("formats", "scale_format", "version"),
+    [
+        ("integer", "log8", 1),
+        ("trellis", "log8", 2),
+        ("palette", "log8", 3),
+        ("fp4", "log8", 3),
+        ("integer,palette", "log8", 3),
+        ("integer", "log4", 3),
+        ("trellis", "log4", 3),
+    ],
 )
-def test_archives_say_the_first_version_whose_readers_know_their_tiles(tmp_path, formats, version):
+def test_archives_say_the_first_version_whose_readers_know_their_bytes(
+    tmp_path, formats, scale_format, version
+):
     module = nn.Sequential(nn.Linear(256, 160), nn.ReLU(), nn.Linear(160, 64))
     data = [torch.randn(40, 256, generator=torch.Generator().manual_seed(i)) for i in range(6)]
-    result = laq.quantize(module, bpw=6.5 if version == 3 else 8, data=data, formats=formats, compare=False)
+    result = laq.quantize(
+        module,
+        bpw=6.5 if version == 3 else 8,
+        data=data,
+        formats=formats,
+        scale_format=scale_format,
+        compare=False,
+    )
     folder = result.save(tmp_path / "out")
     assert json.loads((folder / MANIFEST).read_text())["version"] == version
     highest = max(tag for packed in result.packed.values() for tag in packed.bits.tolist())
-    assert version == 1 + (highest > 16) + (highest > 32)
+    assert version == max(1 + (highest > 16) + (highest > 32), 3 if scale_format == "log4" else 1)
     learned = any(packed.palettes is not None for packed in result.packed.values())
     assert learned == ("palette" in formats)
     inputs = torch.randn(3, 256)
@@ -143,7 +159,7 @@ def test_manifest_says_what_is_in_the_archive(result, folder):
 
 
 def test_tensor_types_are_those_of_the_format(result, folder):
-    log = result.plan.scale_format is ScaleFormat.LOG8
+    log = result.plan.scale_format.is_log
     types = {name.rpartition(".")[2]: entry.dtype for name, entry in read_header(shard_of(folder)).items()}
     expected = {
         "payload": "U8",

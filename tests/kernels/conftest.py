@@ -9,7 +9,7 @@ from laq.core.formats.trellis import MIDDLE
 from laq.core.groups import TILE_ROWS, TileGrid
 from laq.core.packing import TAGS, ZERO_POINT_BITS
 from laq.core.permutation import index_dtype
-from laq.core.qtensor import QTensor, zero_point_value
+from laq.core.qtensor import LOG4_SPAN, QTensor, zero_point_value
 from laq.core.scheme import ScaleFormat
 
 
@@ -40,6 +40,9 @@ def _random_qtensor(
     per_group = (grid.padded_rows, grid.n_groups)
     if scale_format is ScaleFormat.LOG8:
         scales = generator.integers(-100, 20, per_group).astype(np.int16)
+    elif scale_format is ScaleFormat.LOG4:
+        of_tiles = generator.integers(-100, 5, (grid.n_row_blocks, grid.n_groups)).repeat(TILE_ROWS, 0)
+        scales = (of_tiles + generator.integers(0, LOG4_SPAN + 1, per_group)).astype(np.int16)
     else:
         scales = np.exp2(generator.uniform(-14, 3, per_group)).astype(np.float16)
     rows = generator.permutation(grid.n_rows).astype(index_dtype(grid.n_rows)) if sorts_rows else None

@@ -52,7 +52,10 @@ def sound(random_qtensor):
 def as_packed(grid: TileGrid, arrays) -> PackedTensor:
     """The same bytes as the reference takes them."""
     octaves = arrays["scale_base"]
-    scales = arrays["scales"].reshape(-1, 16)
+    scales = arrays["scales"]
+    log4 = scales.shape[1:] == ScaleFormat.LOG4.tile_shape
+    log = ScaleFormat.LOG4 if log4 else ScaleFormat.LOG8
+    scales = scales if log4 else scales.reshape(-1, 16)
 
     def index(name):
         array = arrays[name]
@@ -60,7 +63,7 @@ def as_packed(grid: TileGrid, arrays) -> PackedTensor:
 
     return PackedTensor(
         grid=grid,
-        scale_format=ScaleFormat.FLOAT16 if octaves is None else ScaleFormat.LOG8,
+        scale_format=ScaleFormat.FLOAT16 if octaves is None else log,
         payload=arrays["payload"].reshape(-1),
         bits=arrays["bits"].reshape(-1),
         groups=index("groups"),

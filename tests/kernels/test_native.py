@@ -43,7 +43,7 @@ class Held:
             n_rows=packed.grid.n_rows,
             n_columns=packed.grid.n_columns,
             group_size=packed.grid.group_size,
-            scale_format=native.SCALES_FLOAT16 if base is None else native.SCALES_LOG8,
+            scale_format=native.SCALE_FORMATS[packed.scale_format],
             n_tiles=len(packed.bits),
             payload_bytes=len(packed.payload),
             zero_point_bytes=len(packed.zero_points),

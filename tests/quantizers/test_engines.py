@@ -249,7 +249,7 @@ def source(**changes):
         {"n_rows": 17},
         {"n_columns": 96},
         {"stride": 8},
-        {"scale_format": 2},
+        {"scale_format": 3},
         {"formats": native.formats([native.Format(4, 0, 0, 5)])},
         {"formats": native.formats([native.Format(8, 257, 0, 5)])},
         {"formats": native.formats([native.Format(4, 16, 5, 5)])},

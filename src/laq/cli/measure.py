@@ -44,7 +44,7 @@ def measure(
     output: Out,
     quantizer: QuantizerName = "gptq",
     group_size: Group = GroupSize.G64,
-    scale_format: Scales = ScaleFormat.LOG8,
+    scale_format: Scales = ScaleFormat.LOG4,
     formats: FormatNames = "all",
     keep: Keep = None,
     data: Data = None,

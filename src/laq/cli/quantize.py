@@ -72,7 +72,7 @@ def quantize(
     formats: FormatNames = "all",
     quantizer: QuantizerName = "gptq",
     group_size: Group = GroupSize.G64,
-    scale_format: Scales = ScaleFormat.LOG8,
+    scale_format: Scales = ScaleFormat.LOG4,
     keep: Keep = None,
     control: ControlName = None,
     seed: Seed = 0,

@@ -14,6 +14,7 @@ from laq.core.formats import CANDIDATES, PALETTES, payload_bytes
 from laq.core.formats.table import PALETTE_BYTES
 from laq.core.groups import TILE_ROWS, TileGrid
 from laq.core.permutation import IndexArray, index_dtype, is_permutation
+from laq.core.qtensor import LOG4_SPAN
 from laq.core.scheme import ScaleFormat
 
 BRICK_COLUMNS = 32
@@ -68,8 +69,8 @@ class PackedTensor:
         Tag of every stored tile: the width of its codes, and a multiple of 16 for what they stand for.
     groups : uint16 [n_stored]
         Column group of every stored tile.
-    scales : uint8 [n_stored, 16] for LOG8, float16 [n_stored, 16] for FLOAT16
-        Scale of each row of each stored tile.
+    scales : uint8 [n_stored, 16] for LOG8, uint8 [n_stored, 9] for LOG4, float16 [n_stored, 16] for FLOAT16
+        Scale of each row of each stored tile; for LOG4 a byte of the tile, then four bits a row.
     scale_base : float16 [n_row_blocks], or None
         Power of two that log scales count from.
     zero_points : uint8 [sum of 2 * zero point bits]
@@ -139,17 +140,15 @@ def section_specs(
     tags = TAGS[choices]
     n_stored = int((tags > 0).sum())
     zero_point_bits = int(ZERO_POINT_BITS[tags].sum(dtype=np.int64))
-    log = scale_format is ScaleFormat.LOG8
-    scale_dtype = np.dtype(np.uint8) if log else np.dtype(np.float16)
     specs = [
         SectionSpec("payload", np.dtype(np.uint8), (int(tile_bytes(grid.group_size)[tags].sum()),)),
         SectionSpec("bits", np.dtype(np.uint8), (n_stored,)),
         SectionSpec("groups", np.dtype(np.uint16), (n_stored,)),
-        SectionSpec("scales", scale_dtype, (n_stored, TILE_ROWS)),
+        SectionSpec("scales", scale_format.dtype, (n_stored, *scale_format.tile_shape)),
         SectionSpec("zero_points", np.dtype(np.uint8), (zero_point_bits * TILE_ROWS // 8,)),
         SectionSpec("row_offsets", np.dtype(np.uint64), (grid.n_row_blocks,)),
     ]
-    if log:
+    if scale_format.is_log:
         specs.append(SectionSpec("scale_base", np.dtype(np.float16), (grid.n_row_blocks,)))
     if has_row_permutation:
         specs.append(SectionSpec("row_permutation", index_dtype(grid.n_rows), (grid.n_rows,)))
@@ -222,8 +221,11 @@ def _tile_problems(packed: PackedTensor) -> list[str]:
         problems.append(f"payload has {len(packed.payload)} bytes, its tile table says {end}")
     if packed.groups.shape != (n_stored,) or (n_stored and int(packed.groups.max()) >= grid.n_groups):
         problems.append(f"column group index beyond the {grid.n_groups} groups")
-    if packed.scales.shape != (n_stored, TILE_ROWS):
-        problems.append(f"scales have shape {packed.scales.shape}, expected {(n_stored, TILE_ROWS)}")
+    expected = (n_stored, *packed.scale_format.tile_shape)
+    if packed.scales.shape != expected:
+        problems.append(f"scales have shape {packed.scales.shape}, expected {expected}")
+    elif packed.scale_format is ScaleFormat.LOG4 and (packed.scales[:, 0] > 255 - LOG4_SPAN).any():
+        problems.append(f"the byte of a tile's scales is above {255 - LOG4_SPAN}")
     n_zero_bytes = int(zero_point_offsets(packed.bits)[-1])
     if len(packed.zero_points) != n_zero_bytes:
         problems.append(f"zero points have {len(packed.zero_points)} bytes, expected {n_zero_bytes}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,16 +78,16 @@ class Archive:
         FormatError
             If a section is missing, of the wrong type, or out of range.
         """
-        log = self.manifest.scale_format is ScaleFormat.LOG8
+        scale_format = self.manifest.scale_format
         get, has_palettes = self._section, f"{entry.name}.palettes" in self.tensors
         tensor = PackedTensor(
             grid=entry.grid,
-            scale_format=self.manifest.scale_format,
+            scale_format=scale_format,
             payload=get(entry.name, "payload", np.uint8),
             bits=get(entry.name, "bits", np.uint8),
             groups=get(entry.name, "groups", np.uint16),
-            scales=get(entry.name, "scales", np.uint8 if log else np.float16, rank=2),
-            scale_base=get(entry.name, "scale_base", np.float16) if log else None,
+            scales=get(entry.name, "scales", scale_format.dtype, rank=2),
+            scale_base=get(entry.name, "scale_base", np.float16) if scale_format.is_log else None,
             zero_points=get(entry.name, "zero_points", np.uint8),
             row_offsets=get(entry.name, "row_offsets", np.uint64),
             row_permutation=self._permutation(
@@ -216,7 +216,7 @@ def _manifest_json(
         weights.append(fields)
     content = {
         "format": "laq-archive",
-        "version": _version_of(packed),
+        "version": _version(packed.values()),
         "architecture": manifest.architecture,
         "scale_format": manifest.scale_format.value,
         "plan": dict(manifest.plan),
@@ -231,10 +231,12 @@ def _manifest_json(
     return json.dumps(content, separators=(",", ":"))
 
 
-def _version_of(packed: Mapping[str, PackedTensor]) -> int:
-    """The first version whose readers know all tags."""
-    highest = max((int(one.bits.max(initial=0)) for one in packed.values()), default=0)
-    return 1 + (highest > TAG) + (highest > PALETTE_TAG)
+def _version(packed: Collection[PackedTensor]) -> int:
+    """Return the first version that knows these bytes: older readers open what they can."""
+    highest = max((int(one.bits.max(initial=0)) for one in packed), default=0)
+    if highest > PALETTE_TAG or any(one.scale_format is ScaleFormat.LOG4 for one in packed):
+        return 3
+    return 2 if highest > TAG else 1
 
 
 def _hash(tensors: Iterable[RawTensor]) -> str:

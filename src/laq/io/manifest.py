@@ -17,7 +17,7 @@ from laq.core.storage import MALFORMED
 
 MANIFEST = "laq.json"
 ARCHIVE_VERSIONS = (1, 2, 3)
-"""Those that are read: the second has tiles of a trellis, the third of tables. See docs/FORMAT.md."""
+"""Those that are read; docs/FORMAT.md says what each adds."""
 SHARD_NAME = re.compile(r"[\w-][\w.-]*")
 WEIGHT_RESERVE = 220 + sum(len(candidate.name) + 11 for candidate in CANDIDATES)
 """Bytes of a weight's line but for names: a count of up to seven digits for every format."""

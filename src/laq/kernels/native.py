@@ -15,15 +15,21 @@ from functools import cache
 from pathlib import Path
 
 from laq.core.errors import FormatError, RequestError
+from laq.core.scheme import ScaleFormat
 from laq.core.threads import MAX_THREADS, usable_threads
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 ENVIRONMENT = "LAQ_KERNELS"
 WITHOUT = "torch"
 """Value of LAQ_KERNELS that leaves the native kernels alone."""
 
 FLOAT32, BFLOAT16, FLOAT16 = range(3)
-SCALES_FLOAT16, SCALES_LOG8 = range(2)
+SCALES_FLOAT16, SCALES_LOG8, SCALES_LOG4 = range(3)
+SCALE_FORMATS = {
+    ScaleFormat.FLOAT16: SCALES_FLOAT16,
+    ScaleFormat.LOG8: SCALES_LOG8,
+    ScaleFormat.LOG4: SCALES_LOG4,
+}
 PROBLEMS = {
     1: "a size is out of range",
     2: "a tile's tag, column group or order is out of range",

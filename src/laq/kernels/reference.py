@@ -25,7 +25,7 @@ from laq.core.packing import (
     uses_palettes,
 )
 from laq.core.permutation import inverse
-from laq.core.qtensor import LOG_STEPS, QTensor, decode_scales, zero_point_code, zero_point_value
+from laq.core.qtensor import LOG4_SPAN, LOG_STEPS, QTensor, decode_scales, zero_point_code, zero_point_value
 from laq.core.scheme import ScaleFormat
 
 FIELD_WIDTHS: dict[int, tuple[int, ...]] = {
@@ -244,7 +244,29 @@ def _store_scales(
     octaves = np.clip(-(-(highest - 127) // LOG_STEPS), -24, 15)  # float16 holds 2 ** -24 .. 2 ** 15
     stored = steps - octaves[order // grid.n_groups, None] * LOG_STEPS + LOG_SCALE_BIAS
     assert ((stored >= 0) & (stored <= 255)).all(), "log scales of a row block span more than 32 octaves"
+    if tensor.scale_format is ScaleFormat.LOG4:
+        stored = _pack_log4(stored)
     return stored.astype(np.uint8), np.ldexp(np.float64(1), octaves).astype(np.float16)
+
+
+def _pack_log4(steps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """A byte of the tile, then four bits a row, the even row lower; [n, 16] to [n, 9]."""
+    base = np.maximum(steps.max(1, keepdims=True, initial=LOG4_SPAN) - LOG4_SPAN, 0)
+    above = steps - base
+    assert (above >= 0).all(), "log scales of a tile span more than two octaves"
+    return np.concatenate([base, above[:, 0::2] | above[:, 1::2] << 4], axis=1)
+
+
+def unpack_log4(stored: UInt8Array) -> UInt8Array:
+    """Return the steps of each row of each tile; uint8 [n, 9] to uint8 [n, 16].
+
+    Examples
+    --------
+    >>> unpack_log4(np.uint8([[100, 0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE]]))[0, [0, 1, 15]].tolist()
+    [100, 101, 115]
+    """
+    halves = np.stack([stored[:, 1:] & 15, stored[:, 1:] >> 4], axis=2)
+    return np.asarray(halves.reshape(-1, TILE_ROWS) + stored[:, :1])
 
 
 def _pack_zero_points(zero_points: npt.NDArray[np.float32], tags: UInt8Array) -> UInt8Array:
@@ -272,7 +294,10 @@ def stored_scales(packed: PackedTensor) -> npt.NDArray[np.float32]:
         return decode_scales(packed.scales.astype(np.float16), ScaleFormat.FLOAT16)
     _, exponent = np.frexp(packed.scale_base.astype(np.float32))
     octaves = exponent.astype(np.int64)[tile_row_blocks(packed), None] - 1
-    steps = octaves * LOG_STEPS + packed.scales.astype(np.int64) - LOG_SCALE_BIAS
+    scales = packed.scales.view(np.uint8)
+    if packed.scale_format is ScaleFormat.LOG4:
+        scales = unpack_log4(scales)
+    steps = octaves * LOG_STEPS + scales.astype(np.int64) - LOG_SCALE_BIAS
     return decode_scales(steps.astype(np.int16), ScaleFormat.LOG8)
 
 

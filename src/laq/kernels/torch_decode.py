@@ -75,3 +75,9 @@ def decode_zero_points(stored: torch.Tensor, bits: int) -> torch.Tensor:
     shifts = torch.arange(8, device=stored.device) * bits
     codes = ((words[:, :, None] >> shifts) & ((1 << bits) - 1)).view(-1, TILE_ROWS).float()
     return (codes + ((1 << (bits - 1)) - 1)) / 2 if bits <= NARROW_BITS else codes
+
+
+def decode_log4(stored: torch.Tensor) -> torch.Tensor:
+    """Return log steps uint8 [n, 16] from a byte of the tile and four bits a row, uint8 [n, 9]."""
+    halves = torch.stack([stored[:, 1:] & 15, stored[:, 1:] >> 4], 2)
+    return halves.view(-1, TILE_ROWS) + stored[:, :1]

@@ -32,7 +32,13 @@ from laq.core.packing import (
 from laq.core.qtensor import LOG_STEPS
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
-from laq.kernels.torch_decode import decode_bricks, decode_levels, decode_trits, decode_zero_points
+from laq.kernels.torch_decode import (
+    decode_bricks,
+    decode_levels,
+    decode_log4,
+    decode_trits,
+    decode_zero_points,
+)
 from laq.runtime.arena import Arena, Memory
 from laq.runtime.calls import call_unpack, can_unpack
 
@@ -125,7 +131,7 @@ def checked_matrix(
         n_rows=n_rows,
         n_columns=n_columns,
         group_size=group_size,
-        scale_format=native.SCALES_FLOAT16 if named["scale_base"] is None else native.SCALES_LOG8,
+        scale_format=native.SCALE_FORMATS[_scale_format_of(named)],
         n_tiles=len(bits),
         payload_bytes=payload.numel(),
         zero_point_bytes=len(zero_points),
@@ -156,17 +162,26 @@ def _given(named: Mapping[str, torch.Tensor | None], name: str) -> torch.Tensor:
     return section
 
 
+def _scale_format_of(named: Mapping[str, torch.Tensor | None]) -> ScaleFormat:
+    """How scales are stored: only logarithms count from a base, and LOG4 has nine bytes a tile."""
+    if named["scale_base"] is None:
+        return ScaleFormat.FLOAT16
+    is_log4 = _given(named, "scales").shape[1:] == ScaleFormat.LOG4.tile_shape
+    return ScaleFormat.LOG4 if is_log4 else ScaleFormat.LOG8
+
+
 def _check_arrays(
     named: Mapping[str, torch.Tensor | None], *, n_rows: int, n_columns: int, n_blocks: int
 ) -> None:
     """Types and lengths: what the kernels cannot see in an address."""
-    log, n_tiles = named["scale_base"] is not None, len(_given(named, "bits"))
+    scale_format, n_tiles = _scale_format_of(named), len(_given(named, "bits"))
+    n_scales = n_tiles * scale_format.tile_shape[0]
     indices = (torch.int16, torch.int32)
     expected = {
         "payload": ((torch.uint8,), None),
         "bits": ((torch.uint8,), n_tiles),
         "groups": ((torch.int16,), n_tiles),
-        "scales": ((torch.uint8 if log else torch.int16,), n_tiles * TILE_ROWS),
+        "scales": ((torch.uint8 if scale_format.is_log else torch.int16,), n_scales),
         "zero_points": ((torch.uint8,), None),
         "tile_starts": ((torch.int32,), n_blocks + 1),
         "zero_offsets": ((torch.int64,), n_blocks),
@@ -365,7 +380,10 @@ class PackedWeight(nn.Module):
         """Scale of each row of each tile; float32 [n, 16]."""
         if self.scale_base is None:
             return self.scales[tiles].view(torch.float16).float()
-        steps = self.scales[tiles].int() - LOG_SCALE_BIAS
+        stored = self.scales[tiles]
+        if self.scale_format is ScaleFormat.LOG4:
+            stored = decode_log4(stored)
+        steps = stored.int() - LOG_SCALE_BIAS
         octave = torch.div(steps, LOG_STEPS, rounding_mode="floor")
         factors = (
             torch.exp2(torch.arange(LOG_STEPS, dtype=torch.float64) / LOG_STEPS).float().to(steps.device)

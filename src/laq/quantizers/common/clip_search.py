@@ -192,7 +192,7 @@ def candidate_scales(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scales as float32 and as stored, from the widest down; [n_steps, rows]."""
     steps = torch.arange(*shrink_steps, dtype=torch.float32)[:, None]
-    if scale_format is ScaleFormat.LOG8:
+    if scale_format.is_log:
         widest = torch.minimum(torch.maximum(steps_up(exact), floor), floor + MAX_SPAN)
         stored = torch.minimum(torch.maximum(widest - steps, floor), floor + MAX_SPAN).to(torch.int16)
         return decode_log_scales(stored), stored
@@ -210,5 +210,5 @@ def decode_log_scales(steps: torch.Tensor) -> torch.Tensor:
 def _absent(block: torch.Tensor, column_weights: torch.Tensor, scale_format: ScaleFormat) -> Grid:
     """One level: everything becomes zero."""
     zeros = torch.zeros(block.shape[1])
-    stored = zeros.to(torch.int16 if scale_format is ScaleFormat.LOG8 else torch.float16)
+    stored = zeros.to(torch.int16 if scale_format.is_log else torch.float16)
     return Grid(zeros + 1, stored, zeros, weighted_sum_(block.clone(), column_weights))

@@ -42,7 +42,6 @@ def dequantize_columns(
     levels = levels_of(tiles, TAGS[choices.numpy()].ravel(), learned)
     columns_first = levels.reshape(n_groups, n_blocks, TILE_ROWS, group_size).transpose(0, 3, 1, 2)
     centred = torch.from_numpy(columns_first.astype(np.float32, order="C").reshape(n_groups, group_size, -1))
-    log = scale_format is ScaleFormat.LOG8
-    scales = decode_log_scales(codes.scales) if log else codes.scales.float()
+    scales = decode_log_scales(codes.scales) if scale_format.is_log else codes.scales.float()
     centred.sub_(codes.zero_points[:, None]).mul_(scales[:, None])
     return centred.view(codes.codes.shape)

@@ -84,10 +84,9 @@ class NativeEngine(Engine):
         factor = None if factor is None else factor.contiguous()
         n_rows = block.shape[1]
         choices = choices.contiguous()
-        log = scale_format is ScaleFormat.LOG8
         rounded = RoundedGroup(
             codes=torch.empty(block.shape, dtype=torch.uint8),
-            scales=torch.empty(n_rows, dtype=torch.int16 if log else torch.float16),
+            scales=torch.empty(n_rows, dtype=torch.int16 if scale_format.is_log else torch.float16),
             zero_points=torch.empty(n_rows),
             errors=torch.empty(block.shape if factor is not None else 0),
         )
@@ -133,7 +132,7 @@ def _source(
         n_columns=len(matrix),
         stride=matrix.stride(0),
         group_size=group_size,
-        scale_format=native.SCALES_LOG8 if scale_format is ScaleFormat.LOG8 else native.SCALES_FLOAT16,
+        scale_format=native.SCALE_FORMATS[scale_format],
         values=matrix.data_ptr(),
         column_weights=column_weights.data_ptr(),
         floors=floor.data_ptr(),

@@ -111,8 +111,8 @@ def _sums(
             scale_format=scale_format,
             palettes=palettes,
         )
-        log = scale_format is not ScaleFormat.FLOAT16
-        scales = (decode_log_scales(rounded.scales) if log else rounded.scales.float()).double()
+        is_log = scale_format.is_log
+        scales = (decode_log_scales(rounded.scales) if is_log else rounded.scales.float()).double()
         weights = columns.double()[:, None] * sample.rows * scales
         codes = rounded.codes.flatten().long()
         numerator += torch.bincount(codes, (weights * block.double()).flatten(), palette.n_levels)

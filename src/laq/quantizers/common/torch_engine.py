@@ -9,6 +9,7 @@ import torch
 
 from laq.core.formats import CANDIDATES, Format, Palette, Table, Trellis
 from laq.core.groups import TILE_ROWS
+from laq.core.qtensor import LOG4_SPAN
 from laq.core.scheme import ScaleFormat
 from laq.quantizers.common.clip_search import Grid, search
 from laq.quantizers.common.engine import EVERY_FORMAT, Engine, RoundedGroup, asked_for
@@ -63,10 +64,9 @@ class TorchEngine(Engine):
         palettes: torch.Tensor | None = None,
     ) -> RoundedGroup:
         """See `Engine.round`."""
-        log = scale_format is ScaleFormat.LOG8
         result = RoundedGroup(
             codes=torch.empty(block.shape, dtype=torch.uint8),
-            scales=torch.empty(block.shape[1], dtype=torch.int16 if log else torch.float16),
+            scales=torch.empty(block.shape[1], dtype=torch.int16 if scale_format.is_log else torch.float16),
             zero_points=torch.empty(block.shape[1]),
             errors=torch.empty(block.shape if factor is not None else 0),
         )
@@ -93,6 +93,36 @@ def _entries(candidate: Format, palettes: torch.Tensor | None, n_rows: int) -> t
 
 
 def _search(
+    block: torch.Tensor,
+    candidate: Format,
+    entries: torch.Tensor | None,
+    column_weights: torch.Tensor,
+    *,
+    floor: torch.Tensor,
+    scale_format: ScaleFormat,
+) -> Grid:
+    """Search whole tiles; scales too far below the largest of their tile for LOG4 are searched again."""
+    grid = _search_rows(block, candidate, entries, column_weights, floor=floor, scale_format=scale_format)
+    if scale_format is not ScaleFormat.LOG4:
+        return grid
+    lowest = grid.stored.view(-1, TILE_ROWS).amax(1).repeat_interleave(TILE_ROWS) - LOG4_SPAN
+    rows = (grid.stored < lowest).nonzero()[:, 0]
+    if len(rows):
+        raised = torch.maximum(floor, lowest)[rows]
+        again = _search_rows(
+            block[:, rows].contiguous(),
+            candidate,
+            None if entries is None else entries[:, rows],
+            column_weights,
+            floor=raised,
+            scale_format=scale_format,
+        )
+        for name in ("scales", "stored", "zero_points", "error"):
+            getattr(grid, name)[rows] = getattr(again, name)
+    return grid
+
+
+def _search_rows(
     block: torch.Tensor,
     candidate: Format,
     entries: torch.Tensor | None,

@@ -44,11 +44,10 @@ def search_trellis(
     floor : [rows], float32, see `laq.quantizers.common.clip_search.scale_floor`
     """
     exact = torch.maximum(block.amax(0), -block.amin(0)) / LARGEST
-    log = scale_format is ScaleFormat.LOG8
-    if not log:
+    if not scale_format.is_log:
         exact = exact.clamp(min=2.0**-24)
     scales, stored = candidate_scales(exact, floor, (FIRST_STEP, LAST_STEP), scale_format)
-    reference = scales[-FIRST_STEP] if log else exact
+    reference = scales[-FIRST_STEP] if scale_format.is_log else exact
     a, c, d = (torch.tensor(term, dtype=torch.float32) for term in error_terms(trellis))
     values = block * reference.reciprocal()
     squares = values * values
