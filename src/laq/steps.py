@@ -14,6 +14,7 @@ from laq.calibration.data import CALIBRATION_TOKENS, Splits, evaluation_batches,
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import DataError, RequestError
+from laq.core.low_rank import ranks_of
 from laq.core.plan import Plan
 from laq.core.record import Record
 from laq.core.scheme import ScaleFormat
@@ -100,6 +101,7 @@ def measure(
     quantizer: str = "gptq",
     group_size: int = 64,
     scale_format: str = "log8",
+    low_rank: int | str = 0,
 ) -> Curves:
     """Measure the loss of every tile at every candidate format.
 
@@ -115,10 +117,12 @@ def measure(
         32, 64 or 128 columns that share a scale.
     scale_format : "log8" or "float16"
         How scales are stored.
+    low_rank : int or "auto"
+        Rank of the correction of every linear; "auto" measures several for a plan to choose from.
     """
-    opened, scales = open_network(network), ScaleFormat(scale_format)
+    opened, scales, ranks = open_network(network), ScaleFormat(scale_format), ranks_of(low_rank)
     method = QUANTIZERS.get(quantizer)()
-    measured = measure_weights(opened, stats, method, group_size=group_size, scale_format=scales)
+    measured = measure_weights(opened, stats, method, group_size=group_size, scale_format=scales, ranks=ranks)
     return Curves(
         weights=measured.weights,
         column_permutations=measured.column_permutations,
@@ -129,6 +133,8 @@ def measure(
         n_params=opened.n_params,
         source_hash=opened.content_hash(),
         data_hash=stats.data_hash,
+        alternatives=measured.alternatives,
+        low_rank=str(low_rank),
     )
 
 

@@ -228,9 +228,9 @@ def test_archive_of_a_module_needs_one(folder):
 
 def test_later_version_is_refused_with_the_way_out(copied):
     content = json.loads((copied / MANIFEST).read_text())
-    (copied / MANIFEST).write_text(json.dumps(content | {"version": 3}))
+    (copied / MANIFEST).write_text(json.dumps(content | {"version": 4}))
     with pytest.raises(
-        FormatError, match="archive version 3, this laq reads up to 2\nhint: install a newer laq"
+        FormatError, match="archive version 4, this laq reads up to 3\nhint: install a newer laq"
     ):
         open_archive(copied)
 

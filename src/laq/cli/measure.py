@@ -17,12 +17,14 @@ from laq.cli.options import (
     Group,
     GroupSize,
     Keep,
+    LowRank,
     Model,
     QuantizerName,
     Quiet,
     Seed,
     Tokens,
     check_data,
+    check_low_rank,
 )
 from laq.cli.output import running
 from laq.core.scheme import ScaleFormat
@@ -43,6 +45,7 @@ def measure(
     quantizer: QuantizerName = "gptq",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG8,
+    low_rank: LowRank = "0",
     keep: Keep = None,
     data: Data = None,
     tokens: Tokens = CALIBRATION_TOKENS,
@@ -65,6 +68,7 @@ def measure(
         from laq.steps import measure as run
 
         check_data(data)
+        check_low_rank(low_rank)
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
@@ -80,6 +84,7 @@ def measure(
             quantizer=quantizer,
             group_size=int(group_size.value),
             scale_format=scale_format.value,
+            low_rank=low_rank,
         )
         stats.save(output / "stats")
         curves.save(output / "curves")

@@ -76,6 +76,14 @@ AllocatorName = Annotated[
 FormatName = Annotated[
     Formats, typer.Option("--format", help="Number formats that tiles may take, see docs/METHODS.md.")
 ]
+LowRank = Annotated[
+    str,
+    typer.Option(
+        "--low-rank",
+        metavar="RANK|auto",
+        help="Rank of a correction in 8 bits beside each linear's tiles; `auto` chooses for each.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seeds everything that is sampled.")]
 ControlName = Annotated[
     Control | None,
@@ -106,6 +114,13 @@ def check_limits(*, bpw: float | None, size: str | None, max_kl: float | None = 
             raise BudgetError(f"{name} {value} is not a positive number", hint="for example --bpw 4")
     if size is not None:
         parse_size(size)
+
+
+def check_low_rank(text: str) -> None:
+    """Raise RequestError unless it is a rank or "auto"."""
+    from laq.core.low_rank import ranks_of
+
+    ranks_of(text)
 
 
 def check_allocator(name: str) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from laq.core.errors import FormatError
 from laq.core.formats import CANDIDATES
 from laq.core.groups import TILE_ROWS, TileGrid
+from laq.core.low_rank import LowRank, low_rank_problems, low_rank_sections
 from laq.core.permutation import IndexArray, index_dtype, is_permutation
 from laq.core.scheme import ScaleFormat
 
@@ -57,6 +58,8 @@ class PackedTensor:
         Byte of the payload where each row block starts.
     row_permutation, column_permutation : uint16 or uint32, or None
         Source index of each stored row and column; None if they keep their order.
+    low_rank : LowRank or None
+        What is added to the matrix.
     """
 
     grid: TileGrid
@@ -70,11 +73,13 @@ class PackedTensor:
     row_offsets: npt.NDArray[np.uint64]
     row_permutation: IndexArray | None
     column_permutation: IndexArray | None
+    low_rank: LowRank | None = None
 
     def sections(self) -> dict[str, npt.NDArray[Any]]:
         """Return the stored arrays by section name, in file order."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
-        return {name: array for name, array in named.items() if array is not None}
+        named = {field.name: getattr(self, field.name) for field in fields(self)[2:-1]}
+        correction = {} if self.low_rank is None else self.low_rank.sections()
+        return {name: array for name, array in named.items() if array is not None} | correction
 
     @property
     def size_bytes(self) -> int:
@@ -97,7 +102,12 @@ class SectionSpec:
 
 
 def section_specs(
-    grid: TileGrid, scale_format: ScaleFormat, choices: npt.NDArray[np.uint8], *, has_row_permutation: bool
+    grid: TileGrid,
+    scale_format: ScaleFormat,
+    choices: npt.NDArray[np.uint8],
+    *,
+    has_row_permutation: bool,
+    rank: int = 0,
 ) -> list[SectionSpec]:
     """Return what packing will store for these choices, except the column permutation (shared).
 
@@ -111,6 +121,8 @@ def section_specs(
         Candidate format of every tile.
     has_row_permutation : bool
         Whether rows are sorted.
+    rank : int
+        Of the correction; 0 if there is none.
     """
     tags = TAGS[choices]
     n_stored = int((tags > 0).sum())
@@ -130,7 +142,7 @@ def section_specs(
         specs.append(SectionSpec("scale_base", np.dtype(np.float16), (grid.n_row_blocks,)))
     if has_row_permutation:
         specs.append(SectionSpec("row_permutation", index_dtype(grid.n_rows), (grid.n_rows,)))
-    return specs
+    return specs + [SectionSpec(*section) for section in low_rank_sections(grid.n_rows, grid.n_columns, rank)]
 
 
 def tile_offsets(bits: npt.NDArray[np.uint8], grid: TileGrid) -> npt.NDArray[np.int64]:
@@ -173,6 +185,9 @@ def check_packed(packed: PackedTensor, *, name: str) -> None:
         If a width, group index, offset, size or permutation is out of range.
     """
     problems = [*_tile_problems(packed), *_permutation_problems(packed)]
+    if packed.low_rank is not None:
+        grid = packed.grid
+        problems += low_rank_problems(packed.low_rank, n_rows=grid.n_rows, n_columns=grid.n_columns)
     if problems:
         raise FormatError(
             f"{name}: {'; '.join(problems)}",

@@ -22,7 +22,8 @@ from laq.core.scheme import ScaleFormat
 from laq.core.storage import MALFORMED, write_text_atomic
 from laq.core.target import Unit
 
-PLAN_VERSION = 1
+PLAN_VERSIONS = (1, 2)
+"""The second has corrections of low rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class WeightPlan:
         Source row of each stored row; None if rows keep their order.
     column_order : str
         Key of the shared column permutation, empty if columns keep their order.
+    rank : int
+        Of the correction that is added to the tiles; 0 if there is none.
     """
 
     name: str
@@ -48,6 +51,7 @@ class WeightPlan:
     choices: npt.NDArray[np.uint8]
     row_permutation: IndexArray | None
     column_order: str
+    rank: int = 0
 
     def histogram(self) -> dict[str, int]:
         """Return the number of tiles of each format, empty ones left out."""
@@ -57,7 +61,9 @@ class WeightPlan:
     def size_bytes(self, scale_format: ScaleFormat) -> int:
         """Return the bytes this weight will take, the shared column permutation left out."""
         has_rows = self.row_permutation is not None
-        specs = section_specs(self.grid, scale_format, self.choices, has_row_permutation=has_rows)
+        specs = section_specs(
+            self.grid, scale_format, self.choices, has_row_permutation=has_rows, rank=self.rank
+        )
         return sum(spec.size_bytes for spec in specs)
 
 
@@ -110,7 +116,7 @@ class Plan:
         lines = [json.dumps(_weight_json(weight), sort_keys=True) for weight in self.weights]
         head = {
             "kind": "plan",
-            "version": PLAN_VERSION,
+            "version": 2 if any(weight.rank for weight in self.weights) else 1,
             **self.summary(),
             "column_permutations": {key: _encode(order) for key, order in self.column_permutations.items()},
         }
@@ -141,7 +147,7 @@ class Plan:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content["kind"] != "plan" or content["version"] != PLAN_VERSION:
+            if content["kind"] != "plan" or content["version"] not in PLAN_VERSIONS:
                 raise ValueError(f"kind {content['kind']!r}, version {content['version']!r}")
             return _plan_from_json(content)
         except (*MALFORMED, zlib.error) as error:
@@ -170,6 +176,7 @@ def _weight_json(weight: WeightPlan) -> dict[str, Any]:
         "choices": _encode(weight.choices.ravel()),
         "row_permutation": None if weight.row_permutation is None else _encode(weight.row_permutation),
         "column_order": weight.column_order,
+        **({"rank": weight.rank} if weight.rank else {}),
     }
 
 
@@ -183,7 +190,10 @@ def _weight_from_json(content: dict[str, Any], columns: Mapping[str, npt.NDArray
     row_permutation = None if rows is None else checked_permutation(_decode(rows), n_rows)
     if order:
         checked_permutation(columns[order], n_columns)
-    return WeightPlan(content["name"], grid, choices, row_permutation, order)
+    rank: object = content.get("rank", 0)
+    if type(rank) is not int or not 0 <= rank <= min(n_rows, n_columns):
+        raise ValueError(f"{content['name']}: rank {rank!r}")
+    return WeightPlan(content["name"], grid, choices, row_permutation, order, rank)
 
 
 def _encode(array: npt.NDArray[Any]) -> str:

@@ -14,13 +14,16 @@ import numpy.typing as npt
 
 from laq.core.errors import FormatError
 from laq.core.formats.trellis import TAG
+from laq.core.low_rank import LowRank, low_rank_sections
 from laq.core.packing import PackedTensor, SectionSpec, check_packed, section_specs
 from laq.core.permutation import IndexArray, index_dtype
 from laq.core.progress import track
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import FolderKind, replaced_folder
 from laq.io.manifest import (
+    CORRECTIONS_VERSION,
     MANIFEST,
+    RANK_RESERVE,
     Manifest,
     WeightEntry,
     manifest_reserve_bytes,
@@ -95,6 +98,7 @@ class Archive:
             column_permutation=self._permutation(entry.column_order, entry.shape[1], required=True)
             if entry.column_order
             else None,
+            low_rank=self._low_rank(entry) if entry.rank else None,
         )
         check_packed(tensor, name=entry.name)
         return tensor
@@ -111,6 +115,16 @@ class Archive:
                 hint="copy or quantize it again",
             )
         return array
+
+    def _low_rank(self, entry: WeightEntry) -> LowRank:
+        factors = self._section(entry.name, "low_rank", np.int8, rank=2)
+        low_rank = LowRank(factors, self._section(entry.name, "low_rank_scales", np.float16))
+        if low_rank.rank != entry.rank:
+            raise FormatError(
+                f"{entry.name}: a correction of rank {low_rank.rank}, {MANIFEST} says {entry.rank}",
+                hint="copy or quantize it again",
+            )
+        return low_rank
 
     def _permutation(self, key: str, n: int, *, required: bool) -> IndexArray | None:
         if key not in self.tensors and not required:
@@ -211,10 +225,12 @@ def _manifest_json(
     for entry in manifest.weights:
         sections = [s for s in packed[entry.name].sections() if s != "column_permutation"]
         fields = {**asdict(entry), "sha256": _hash(tensors[f"{entry.name}.{s}"] for s in sections)}
+        if not entry.rank:
+            del fields["rank"]
         weights.append(fields)
     content = {
         "format": "laq-archive",
-        "version": 2 if any((one.bits > TAG).any() for one in packed.values()) else 1,
+        "version": _version(packed),
         "architecture": manifest.architecture,
         "scale_format": manifest.scale_format.value,
         "plan": dict(manifest.plan),
@@ -227,6 +243,13 @@ def _manifest_json(
         "weights": weights,
     }
     return json.dumps(content, separators=(",", ":"))
+
+
+def _version(packed: Mapping[str, PackedTensor]) -> int:
+    """Return the first version that knows all that is stored."""
+    if any(one.low_rank is not None for one in packed.values()):
+        return CORRECTIONS_VERSION
+    return 2 if any((one.bits > TAG).any() for one in packed.values()) else 1
 
 
 def _hash(tensors: Iterable[RawTensor]) -> str:
@@ -266,6 +289,40 @@ def fixed_bytes(
     n_shards = with_weights // SHARD_BYTES + 1
     shard_overhead = (n_shards - 1) * SHARD_OVERHEAD
     return sidecar_bytes + manifest_reserve_bytes(manifest) + with_weights - data + shard_overhead
+
+
+def low_rank_bytes(name: str, shape: tuple[int, int], rank: int) -> int:
+    """Return what a correction adds to an archive: its sections, and a tight upper bound of their headers.
+
+    Padding of the header to whole steps of `DATA_ALIGNMENT_BYTES` may add one step for all together.
+
+    Parameters
+    ----------
+    name : str
+        The weight.
+    shape : tuple of int
+        [n_rows, n_columns].
+    rank : int
+        0 costs nothing.
+
+    Examples
+    --------
+    >>> low_rank_bytes("w", (100, 50), 0), low_rank_bytes("w", (100, 50), 4)
+    (0, 795)
+    """
+    if rank == 0:
+        return 0
+    specs = [SectionSpec(*section) for section in low_rank_sections(*shape, rank)]
+    lines = {
+        f"{name}.{spec.name}": {
+            "dtype": _dtype_name(spec),
+            "shape": spec.shape,
+            "data_offsets": [SHARD_BYTES] * 2,
+        }
+        for spec in specs
+    }
+    header = len(json.dumps(lines, separators=(",", ":")))
+    return RANK_RESERVE + header + sum(spec.size_bytes for spec in specs)
 
 
 def _widest_sections(entry: WeightEntry, manifest: Manifest) -> list[SectionSpec]:

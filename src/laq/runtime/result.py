@@ -94,7 +94,7 @@ class Result:
     def manifest(self) -> Manifest:
         """Return what laq.json will say."""
         histograms = {weight.name: weight.histogram() for weight in self.plan.weights}
-        orders = {weight.name: weight.column_order for weight in self.plan.weights}
+        plans = {weight.name: weight for weight in self.plan.weights}
         provenance = {**self.provenance, "source_hash": self.plan.source_hash, "versions": versions()}
         return Manifest(
             architecture=self.network.architecture,
@@ -106,8 +106,9 @@ class Result:
                     w.dtype,
                     w.shape,
                     self._group_size,
-                    orders[w.name],
+                    plans[w.name].column_order,
                     histograms[w.name],
+                    rank=plans[w.name].rank,
                 )
                 for w in self.network.weights
             ),

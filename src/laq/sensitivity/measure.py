@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from laq.core.curve import WeightCurves
 from laq.core.groups import TileGrid
 from laq.core.importance import Importance, importance_of
+from laq.core.low_rank import rank_for
 from laq.core.permutation import IndexArray, permutation_bytes
 from laq.core.progress import track
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.networks.module import Network, WeightRef
 from laq.quantizers import Feedback, Quantizer
-from laq.quantizers.common.sorting import column_order, row_order, sort_weight, sorted_hessian
+from laq.quantizers.common.low_rank import first_correction, group_costs, minus
+from laq.quantizers.common.sorting import (
+    column_order,
+    row_order,
+    sort_weight,
+    sorted_hessian,
+)
 from laq.quantizers.common.workers import side_by_side
 from laq.sensitivity.fisher import tile_losses
 
@@ -26,10 +33,11 @@ MAX_ORDER_BITS = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Curves of every weight, and the column permutations that they share."""
+    """Curves of every weight, also with other corrections, and the column permutations that they share."""
 
     weights: tuple[WeightCurves, ...]
     column_permutations: dict[str, IndexArray]
+    alternatives: tuple[WeightCurves, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,7 @@ class _Encoding:
     quantizer: Quantizer
     group_size: int
     scale_format: ScaleFormat
+    ranks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,13 @@ class _Shared:
 
 
 def measure_weights(
-    network: Network, stats: Stats, quantizer: Quantizer, *, group_size: int, scale_format: ScaleFormat
+    network: Network,
+    stats: Stats,
+    quantizer: Quantizer,
+    *,
+    group_size: int,
+    scale_format: ScaleFormat,
+    ranks: tuple[int, ...] = (0,),
 ) -> Measured:
     """Measure every tile of every weight at every candidate format.
 
@@ -68,30 +83,36 @@ def measure_weights(
         Columns that share a scale.
     scale_format : ScaleFormat
         How scales are stored.
+    ranks : tuple of int
+        Ranks of corrections to measure weights with, where they can have them. The first is that of
+        `weights`, the others make `alternatives`.
 
     Raises
     ------
     CalibrationError
         If the statistics of a weight are missing or unusable.
     """
-    encoding = _Encoding(quantizer, group_size, scale_format)
+    encoding = _Encoding(quantizer, group_size, scale_format, ranks)
     columns: dict[str, IndexArray] = {}
-    curves: dict[str, WeightCurves] = {}
+    curves: dict[str, list[WeightCurves]] = {}
     families = group_by_input(network.weights, stats)
     measured = side_by_side(lambda family: _measure_family(network, family, stats, encoding), families)
     for family in track(measured, label="measuring", total=len(families)):
         columns |= family.column_permutations
-        curves |= {weight.name: weight for weight in family.weights}
-    return Measured(tuple(curves[weight.name] for weight in network.weights), columns)
+        for weight in family.weights:
+            curves.setdefault(weight.name, []).append(weight)
+    ordered = [curves[weight.name] for weight in network.weights]
+    alternatives = [one for _, *others in ordered for one in others]
+    return Measured(tuple(first for first, *_ in ordered), columns, tuple(alternatives))
 
 
 def _measure_family(
     network: Network, family: Sequence[WeightRef], stats: Stats, encoding: _Encoding
 ) -> Measured:
-    """Measure weights that share an input: one factor, one order of columns."""
+    """Measure weights that share an input, at every rank: one factor, one order of columns."""
     key = f"{stats.uses_of(family[0].name)[0].columns}.column_permutation"
     shared: _Shared | None = None
-    curves = []
+    curves: list[WeightCurves] = []
     for weight in family:
         importance = importance_of(stats, weight.name)
         if shared is None:
@@ -99,7 +120,7 @@ def _measure_family(
             columns = column_order(importance) if sorts else None
             hessian = sorted_hessian(importance, TileGrid(*weight.shape, encoding.group_size), columns)
             shared = _Shared(key, columns, hessian, encoding.quantizer.prepare(hessian))
-        curves.append(_measure(weight, network.weight(weight.name), importance, shared, encoding))
+        curves += _measure(weight, network.weight(weight.name), importance, shared, encoding)
     assert shared is not None
     return Measured(tuple(curves), {} if shared.columns is None else {key: shared.columns})
 
@@ -119,6 +140,23 @@ def _worth_sorting_columns(family: Sequence[WeightRef], group_size: int) -> bool
 
 
 def _measure(
+    weight: WeightRef, values: torch.Tensor, importance: Importance, shared: _Shared, encoding: _Encoding
+) -> list[WeightCurves]:
+    """Measure one weight at every rank that it can have."""
+    ranks = dict.fromkeys(rank_for(r, kind=weight.kind, shape=weight.shape) for r in encoding.ranks)
+    if not any(ranks):
+        return [_curves(weight, values, importance, shared, encoding)]
+    column_weights = shared.feedback.column_weights
+    costs = group_costs(column_weights, encoding.group_size, weight.shape[1], shared.columns)
+    widest = first_correction(values, importance, costs, rank=max(ranks))
+    found = []
+    for rank in ranks:
+        left = values if not rank else minus(values, widest.truncated(rank))
+        found.append(replace(_curves(weight, left, importance, shared, encoding), rank=rank))
+    return found
+
+
+def _curves(
     weight: WeightRef, values: torch.Tensor, importance: Importance, shared: _Shared, encoding: _Encoding
 ) -> WeightCurves:
     grid, columns = TileGrid(*weight.shape, encoding.group_size), shared.columns

@@ -9,15 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.allocation import ALLOCATORS
+from laq.allocation.common.ranks import Option, with_ranks
 from laq.core.budget import bytes_to_bpw
 from laq.core.curve import Curves, WeightCurves
 from laq.core.errors import BudgetError, RequestError
 from laq.core.formats import CANDIDATES, formats_of
 from laq.core.groups import TileGrid
-from laq.core.packing import SectionSpec, section_specs
+from laq.core.packing import section_specs
 from laq.core.plan import Plan, WeightPlan
 from laq.core.scheme import ScaleFormat, Scheme
 from laq.core.target import Unit
+from laq.io.archive import low_rank_bytes
+from laq.io.safetensors_header import DATA_ALIGNMENT_BYTES
 
 FLOOR_LEVELS = 4
 """Formats with fewer values are below the floor."""
@@ -79,6 +82,11 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     smallest, largest = size_range(curves, unit=unit, formats=formats, floor=floor)
     if not smallest <= budget_bytes <= largest:
         raise _out_of_range(curves, budget_bytes, smallest, largest)
+    curves = with_ranks(
+        curves,
+        budget_bytes - curves.fixed_bytes,
+        option=lambda weight: _option(weight, curves.scale_format, unit, formats=formats, floor=floor),
+    )
     units = _units(curves, unit, formats=formats, floor=floor)
     guide = units.losses if control is None else _permuted(units, control, seed)
     left = budget_bytes - _fixed_bytes(curves, unit)
@@ -189,17 +197,27 @@ def _permuted(units: _Units, control: str, seed: int) -> npt.NDArray[np.float64]
 
 def _fixed_bytes(curves: Curves, unit: Unit) -> int:
     """Everything that does not depend on the choices: what curves counted, and each weight's tables."""
-    return curves.fixed_bytes + sum(
-        spec.size_bytes
-        for weight in curves.weights
-        for spec in _fixed_specs(weight, curves.scale_format, unit)
-    )
+    own = sum(_weight_fixed_bytes(weight, curves.scale_format, unit) for weight in curves.weights)
+    padding = DATA_ALIGNMENT_BYTES * any(weight.rank for weight in curves.weights)
+    return curves.fixed_bytes + padding + own
 
 
-def _fixed_specs(weight: WeightCurves, scale_format: ScaleFormat, unit: Unit) -> list[SectionSpec]:
-    nothing = np.zeros((weight.grid.n_row_blocks, weight.grid.n_groups), np.uint8)
+def _weight_fixed_bytes(weight: WeightCurves, scale_format: ScaleFormat, unit: Unit) -> int:
+    """Tables and correction of one weight."""
+    grid = weight.grid
+    nothing = np.zeros((grid.n_row_blocks, grid.n_groups), np.uint8)
     has_rows = unit.sorts_rows and weight.row_permutation is not None
-    return section_specs(weight.grid, scale_format, nothing, has_row_permutation=has_rows)
+    tables = section_specs(grid, scale_format, nothing, has_row_permutation=has_rows)
+    correction = low_rank_bytes(weight.name, (grid.n_rows, grid.n_columns), weight.rank)
+    return correction + sum(spec.size_bytes for spec in tables)
+
+
+def _option(
+    weight: WeightCurves, scale_format: ScaleFormat, unit: Unit, *, formats: str, floor: bool
+) -> Option:
+    units = _weight_units(weight, scale_format, unit)
+    units.losses[~_allowed(formats, floor=floor)] = np.inf
+    return Option(weight, units.losses, units.costs, _weight_fixed_bytes(weight, scale_format, unit))
 
 
 def _weight_plans(curves: Curves, unit: Unit, choice: npt.NDArray[np.int64]) -> list[WeightPlan]:
@@ -212,9 +230,6 @@ def _weight_plans(curves: Curves, unit: Unit, choice: npt.NDArray[np.int64]) -> 
         start += n
         spread = np.broadcast_to(mine.reshape(shape if unit is Unit.TILE else (-1, 1)), shape)
         rows = weight.row_permutation if unit.sorts_rows else None
-        plans.append(
-            WeightPlan(
-                weight.name, grid, np.ascontiguousarray(spread, dtype=np.uint8), rows, weight.column_order
-            )
-        )
+        choices = np.ascontiguousarray(spread, dtype=np.uint8)
+        plans.append(WeightPlan(weight.name, grid, choices, rows, weight.column_order, weight.rank))
     return plans
