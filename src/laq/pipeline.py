@@ -16,7 +16,7 @@ from laq.calibration.data import CALIBRATION_TOKENS, Splits
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import BudgetError, RequestError
-from laq.core.formats import formats_of
+from laq.core.formats import PRODUCT, formats_of
 from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.low_rank import ranks_of
 from laq.core.scheme import ScaleFormat
@@ -75,8 +75,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         What shares one decision.
     allocator : str
         Method that spends bytes over units, see `laq methods`.
-    formats : "all", "integer" or "trellis"
-        Number formats that tiles may take, see docs/METHODS.md.
+    formats : "all", "integer", "trellis" or "product"
+        Number formats that tiles may take, or product codes of whole weights, see docs/METHODS.md.
     quantizer : str
         Method that picks codes, see `laq methods`.
     group_size : int
@@ -127,6 +127,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
             group_size=group_size,
             scale_format=scale_format,
             low_rank=low_rank,
+            product=formats == PRODUCT,
         )
     job = Job(network, splits, stats, curves, unit, allocator, formats, control, seed)
     result = best_plan(

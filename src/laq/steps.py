@@ -16,6 +16,7 @@ from laq.core.curve import Curves
 from laq.core.errors import DataError, RequestError
 from laq.core.low_rank import ranks_of
 from laq.core.plan import Plan
+from laq.core.product import PRODUCT_CODES
 from laq.core.record import Record
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
@@ -94,7 +95,7 @@ def calibrate(
     return _calibrate(opened, splits.calibration, n_gradient=splits.n_gradient, seed=seed)
 
 
-def measure(
+def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     network: Source,
     stats: Stats,
     *,
@@ -102,6 +103,7 @@ def measure(
     group_size: int = 64,
     scale_format: str = "log8",
     low_rank: int | str = 0,
+    product: bool = False,
 ) -> Curves:
     """Measure the loss of every tile at every candidate format.
 
@@ -119,10 +121,20 @@ def measure(
         How scales are stored.
     low_rank : int or "auto"
         Rank of the correction of every linear; "auto" measures several for a plan to choose from.
+    product : bool
+        Whether product codes of whole weights are measured too.
     """
     opened, scales, ranks = open_network(network), ScaleFormat(scale_format), ranks_of(low_rank)
     method = QUANTIZERS.get(quantizer)()
-    measured = measure_weights(opened, stats, method, group_size=group_size, scale_format=scales, ranks=ranks)
+    measured = measure_weights(
+        opened,
+        stats,
+        method,
+        group_size=group_size,
+        scale_format=scales,
+        ranks=ranks,
+        products=PRODUCT_CODES if product else (),
+    )
     return Curves(
         weights=measured.weights,
         column_permutations=measured.column_permutations,

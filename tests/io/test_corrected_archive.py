@@ -194,7 +194,7 @@ def test_damage_is_named(copied, fields, tensors, problem):
 def test_a_correction_in_an_earlier_version_is_damage(copied, version):
     content = json.loads((copied / MANIFEST).read_text())
     (copied / MANIFEST).write_text(json.dumps(content | {"version": version}))
-    with pytest.raises(FormatError, match=f"a correction in version {version}"):
+    with pytest.raises(FormatError, match=f"a correction or product code in version {version}"):
         open_archive(copied)
 
 

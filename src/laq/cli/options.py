@@ -27,6 +27,7 @@ class Formats(Enum):
     ALL = "all"
     INTEGER = "integer"
     TRELLIS = "trellis"
+    PRODUCT = "product"
 
 
 class Control(Enum):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from laq.core.formats import CANDIDATES
 from laq.core.groups import TileGrid
 from laq.core.permutation import IndexArray, checked_permutation
+from laq.core.product import ProductCode, product_code
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import open_value, refusing, save_value
 
@@ -38,6 +39,8 @@ class WeightCurves:
         Key of the shared column permutation, empty if columns keep their order.
     rank : int
         Of the correction that is taken from the weight before its tiles are rounded; 0 if there is none.
+    product : ProductCode or None
+        In which the whole weight is stored; all tiles are then absent, and share its loss.
     """
 
     name: str
@@ -46,6 +49,7 @@ class WeightCurves:
     row_permutation: IndexArray | None
     column_order: str
     rank: int = 0
+    product: ProductCode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class Curves:
         """Write a folder; see `open`."""
         arrays: dict[str, npt.NDArray[Any]] = {}
         for weight in (*self.weights, *self.alternatives):
-            arrays[f"loss:{_key(weight.name, weight.rank)}"] = weight.loss_nats
+            arrays[f"loss:{_key(weight.name, weight.rank, weight.product)}"] = weight.loss_nats
             if weight.row_permutation is not None:
                 arrays[f"rows:{_key(weight.name, weight.rank)}"] = weight.row_permutation
         arrays |= {f"columns:{key}": order for key, order in self.column_permutations.items()}
@@ -137,25 +141,30 @@ class Curves:
             )
 
 
-def _key(name: str, rank: int) -> str:
+def _key(name: str, rank: int, product: ProductCode | None = None) -> str:
     """Name of a curve's arrays."""
+    if product is not None:
+        return f"{name}, {product.name}"
     return f"{name}, rank {rank}" if rank else name
 
 
 def _entry(weight: WeightCurves) -> list[Any]:
     grid = weight.grid
-    return [weight.name, grid.n_rows, grid.n_columns, grid.group_size, weight.column_order, weight.rank]
+    how = weight.rank if weight.product is None else weight.product.name
+    return [weight.name, grid.n_rows, grid.n_columns, grid.group_size, weight.column_order, how]
 
 
 def _weight_curves(
     entry: list[Any], arrays: Mapping[str, npt.NDArray[Any]], columns: Mapping[str, npt.NDArray[Any]]
 ) -> WeightCurves:
-    name, n_rows, n_columns, group_size, order, *ranks = entry
-    (rank,) = ranks or [0]  # measured before corrections were there
+    name, n_rows, n_columns, group_size, order, *rest = entry
+    (how,) = rest or [0]  # measured before corrections were there
+    product = product_code(how) if isinstance(how, str) else None
+    rank = how if product is None else 0
     grid, losses, rows = (
         TileGrid(n_rows, n_columns, group_size),
-        arrays[f"loss:{_key(name, rank)}"],
-        arrays.get(f"rows:{_key(name, rank)}"),
+        arrays[f"loss:{_key(name, rank, product)}"],
+        arrays.get(f"rows:{_key(name, rank)}") if product is None else None,
     )
     expected = (len(CANDIDATES), grid.n_row_blocks, grid.n_groups)
     if losses.shape == (N_FIRST_CANDIDATES, *expected[1:]):  # measured before trellises were there
@@ -168,5 +177,5 @@ def _weight_curves(
     if type(rank) is not int or not 0 <= rank <= min(n_rows, n_columns):
         raise ValueError(f"{name}: rank {rank!r}")
     return WeightCurves(
-        name, grid, losses, None if rows is None else checked_permutation(rows, n_rows), order, rank
+        name, grid, losses, None if rows is None else checked_permutation(rows, n_rows), order, rank, product
     )

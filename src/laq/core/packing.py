@@ -13,6 +13,7 @@ from laq.core.formats import CANDIDATES
 from laq.core.groups import TILE_ROWS, TileGrid
 from laq.core.low_rank import LowRank, low_rank_problems, low_rank_sections
 from laq.core.permutation import IndexArray, index_dtype, is_permutation
+from laq.core.product import ProductTensor
 from laq.core.scheme import ScaleFormat
 
 BRICK_COLUMNS = 32
@@ -85,6 +86,10 @@ class PackedTensor:
     def size_bytes(self) -> int:
         """Bytes of all sections."""
         return sum(int(array.nbytes) for array in self.sections().values())
+
+
+StoredTensor = PackedTensor | ProductTensor
+"""One matrix as an archive holds it."""
 
 
 @dataclass(frozen=True, slots=True)

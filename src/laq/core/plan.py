@@ -16,8 +16,9 @@ import numpy.typing as npt
 from laq.core.errors import FormatError
 from laq.core.formats import CANDIDATES
 from laq.core.groups import TileGrid
-from laq.core.packing import section_specs
+from laq.core.packing import SectionSpec, section_specs
 from laq.core.permutation import IndexArray, checked_permutation
+from laq.core.product import ProductCode, product_code, product_sections
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import MALFORMED, write_text_atomic
 from laq.core.target import Unit
@@ -44,6 +45,8 @@ class WeightPlan:
         Key of the shared column permutation, empty if columns keep their order.
     rank : int
         Of the correction that is added to the tiles; 0 if there is none.
+    product : ProductCode or None
+        In which the whole weight is stored in place of tiles.
     """
 
     name: str
@@ -52,14 +55,20 @@ class WeightPlan:
     row_permutation: IndexArray | None
     column_order: str
     rank: int = 0
+    product: ProductCode | None = None
 
     def histogram(self) -> dict[str, int]:
         """Return the number of tiles of each format, empty ones left out."""
+        if self.product is not None:
+            return {}
         counts = np.bincount(self.choices.ravel(), minlength=len(CANDIDATES))
         return {c.name: int(n) for c, n in zip(CANDIDATES, counts, strict=True) if n}
 
     def size_bytes(self, scale_format: ScaleFormat) -> int:
         """Return the bytes this weight will take, the shared column permutation left out."""
+        if self.product is not None:
+            sections = product_sections(self.grid.n_rows, self.grid.n_columns, self.product)
+            return sum(SectionSpec(*section).size_bytes for section in sections)
         has_rows = self.row_permutation is not None
         specs = section_specs(
             self.grid, scale_format, self.choices, has_row_permutation=has_rows, rank=self.rank
@@ -116,7 +125,7 @@ class Plan:
         lines = [json.dumps(_weight_json(weight), sort_keys=True) for weight in self.weights]
         head = {
             "kind": "plan",
-            "version": 2 if any(weight.rank for weight in self.weights) else 1,
+            "version": 2 if any(weight.rank or weight.product for weight in self.weights) else 1,
             **self.summary(),
             "column_permutations": {key: _encode(order) for key, order in self.column_permutations.items()},
         }
@@ -177,6 +186,7 @@ def _weight_json(weight: WeightPlan) -> dict[str, Any]:
         "row_permutation": None if weight.row_permutation is None else _encode(weight.row_permutation),
         "column_order": weight.column_order,
         **({"rank": weight.rank} if weight.rank else {}),
+        **({"product": weight.product.name} if weight.product else {}),
     }
 
 
@@ -193,7 +203,8 @@ def _weight_from_json(content: dict[str, Any], columns: Mapping[str, npt.NDArray
     rank: object = content.get("rank", 0)
     if type(rank) is not int or not 0 <= rank <= min(n_rows, n_columns):
         raise ValueError(f"{content['name']}: rank {rank!r}")
-    return WeightPlan(content["name"], grid, choices, row_permutation, order, rank)
+    product = product_code(content["product"]) if "product" in content else None
+    return WeightPlan(content["name"], grid, choices, row_permutation, order, rank, product)
 
 
 def _encode(array: npt.NDArray[Any]) -> str:

@@ -15,14 +15,16 @@ import numpy.typing as npt
 from laq.core.errors import FormatError
 from laq.core.formats.trellis import TAG
 from laq.core.low_rank import LowRank, low_rank_sections
-from laq.core.packing import PackedTensor, SectionSpec, check_packed, section_specs
+from laq.core.packing import PackedTensor, SectionSpec, StoredTensor, check_packed, section_specs
 from laq.core.permutation import IndexArray, index_dtype
+from laq.core.product import ProductCode, ProductTensor, product_code, product_problems, product_sections
 from laq.core.progress import track
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import FolderKind, replaced_folder
 from laq.io.manifest import (
     CORRECTIONS_VERSION,
     MANIFEST,
+    PRODUCT_RESERVE,
     RANK_RESERVE,
     Manifest,
     WeightEntry,
@@ -72,7 +74,7 @@ class Archive:
         """Bytes of all files in the folder."""
         return folder_bytes(self.folder)
 
-    def packed(self, entry: WeightEntry) -> PackedTensor:
+    def packed(self, entry: WeightEntry) -> StoredTensor:
         """Return a weight's sections, checked.
 
         Raises
@@ -80,6 +82,8 @@ class Archive:
         FormatError
             If a section is missing, of the wrong type, or out of range.
         """
+        if entry.product:
+            return self._product(entry)
         log = self.manifest.scale_format is ScaleFormat.LOG8
         get = self._section
         tensor = PackedTensor(
@@ -95,9 +99,7 @@ class Archive:
             row_permutation=self._permutation(
                 f"{entry.name}.row_permutation", entry.shape[0], required=False
             ),
-            column_permutation=self._permutation(entry.column_order, entry.shape[1], required=True)
-            if entry.column_order
-            else None,
+            column_permutation=self._columns(entry),
             low_rank=self._low_rank(entry) if entry.rank else None,
         )
         check_packed(tensor, name=entry.name)
@@ -115,6 +117,25 @@ class Archive:
                 hint="copy or quantize it again",
             )
         return array
+
+    def _columns(self, entry: WeightEntry) -> IndexArray | None:
+        if not entry.column_order:
+            return None
+        return self._permutation(entry.column_order, entry.shape[1], required=True)
+
+    def _product(self, entry: WeightEntry) -> ProductTensor:
+        name = entry.name
+        tensor = ProductTensor(
+            *entry.shape,
+            codes=self._section(name, "product_codes", np.uint8, rank=3),
+            codebooks=self._section(name, "product_codebooks", np.float16, rank=3),
+            row_scales=self._section(name, "product_scales", np.float16),
+            column_permutation=self._columns(entry),
+        )
+        problems = product_problems(tensor, product_code(entry.product))
+        if problems:
+            raise FormatError(f"{name}: {'; '.join(problems)}", hint="copy or quantize it again")
+        return tensor
 
     def _low_rank(self, entry: WeightEntry) -> LowRank:
         factors = self._section(entry.name, "low_rank", np.int8, rank=2)
@@ -137,7 +158,7 @@ def save_archive(
     folder: Path,
     manifest: Manifest,
     *,
-    packed: Mapping[str, PackedTensor],
+    packed: Mapping[str, StoredTensor],
     kept: Mapping[str, RawTensor],
     sidecars: Callable[[Path], None] | None,
     check: Callable[[Path], None],
@@ -176,7 +197,7 @@ def save_archive(
 
 
 def archive_tensors(
-    manifest: Manifest, packed: Mapping[str, PackedTensor], kept: Mapping[str, RawTensor]
+    manifest: Manifest, packed: Mapping[str, StoredTensor], kept: Mapping[str, RawTensor]
 ) -> dict[str, RawTensor]:
     """Return all tensors by name, in the order of the file."""
     tensors: dict[str, RawTensor] = {}
@@ -219,14 +240,13 @@ def _write_shards(folder: Path, tensors: Mapping[str, RawTensor]) -> list[str]:
 
 
 def _manifest_json(
-    manifest: Manifest, packed: Mapping[str, PackedTensor], tensors: Mapping[str, RawTensor]
+    manifest: Manifest, packed: Mapping[str, StoredTensor], tensors: Mapping[str, RawTensor]
 ) -> str:
     weights = []
     for entry in manifest.weights:
         sections = [s for s in packed[entry.name].sections() if s != "column_permutation"]
         fields = {**asdict(entry), "sha256": _hash(tensors[f"{entry.name}.{s}"] for s in sections)}
-        if not entry.rank:
-            del fields["rank"]
+        fields = {key: value for key, value in fields.items() if value or key not in ("rank", "product")}
         weights.append(fields)
     content = {
         "format": "laq-archive",
@@ -245,11 +265,12 @@ def _manifest_json(
     return json.dumps(content, separators=(",", ":"))
 
 
-def _version(packed: Mapping[str, PackedTensor]) -> int:
+def _version(packed: Mapping[str, StoredTensor]) -> int:
     """Return the first version that knows all that is stored."""
-    if any(one.low_rank is not None for one in packed.values()):
+    tiles = [one for one in packed.values() if isinstance(one, PackedTensor)]
+    if len(tiles) < len(packed) or any(one.low_rank is not None for one in tiles):
         return CORRECTIONS_VERSION
-    return 2 if any((one.bits > TAG).any() for one in packed.values()) else 1
+    return 2 if any((one.bits > TAG).any() for one in tiles) else 1
 
 
 def _hash(tensors: Iterable[RawTensor]) -> str:
@@ -312,7 +333,17 @@ def low_rank_bytes(name: str, shape: tuple[int, int], rank: int) -> int:
     """
     if rank == 0:
         return 0
-    specs = [SectionSpec(*section) for section in low_rank_sections(*shape, rank)]
+    return RANK_RESERVE + _bytes_with_header(name, low_rank_sections(*shape, rank))
+
+
+def product_bytes(name: str, shape: tuple[int, int], code: ProductCode) -> int:
+    """Return what a weight in a product code takes; like `low_rank_bytes` without the tables of tiles."""
+    return PRODUCT_RESERVE + _bytes_with_header(name, product_sections(*shape, code))
+
+
+def _bytes_with_header(name: str, sections: Iterable[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> int:
+    """Bytes of sections, and the most that the header can say of them."""
+    specs = [SectionSpec(*section) for section in sections]
     lines = {
         f"{name}.{spec.name}": {
             "dtype": _dtype_name(spec),
@@ -322,7 +353,7 @@ def low_rank_bytes(name: str, shape: tuple[int, int], rank: int) -> int:
         for spec in specs
     }
     header = len(json.dumps(lines, separators=(",", ":")))
-    return RANK_RESERVE + header + sum(spec.size_bytes for spec in specs)
+    return header + sum(spec.size_bytes for spec in specs)
 
 
 def _widest_sections(entry: WeightEntry, manifest: Manifest) -> list[SectionSpec]:

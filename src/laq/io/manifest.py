@@ -12,6 +12,7 @@ from typing import Any
 from laq.core.errors import FormatError
 from laq.core.formats import CANDIDATES
 from laq.core.groups import GROUP_SIZES, TileGrid
+from laq.core.product import product_code
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import MALFORMED
 
@@ -22,6 +23,9 @@ CORRECTIONS_VERSION = 3
 SHARD_NAME = re.compile(r"[\w-][\w.-]*")
 WEIGHT_RESERVE = 220 + sum(len(candidate.name) + 11 for candidate in CANDIDATES)
 """Bytes of a weight's line but for names: a count of up to seven digits for every format."""
+
+PRODUCT_RESERVE = 32
+"""Bytes of a product code's name in a weight's line."""
 
 RANK_RESERVE = 16
 """Bytes of a correction's rank in a weight's line."""
@@ -50,6 +54,8 @@ class WeightEntry:
         Over the bytes of all its sections, in file order.
     rank : int
         Of its correction; 0, and not written, if there is none.
+    product : str
+        Name of the product code of the whole weight; empty, and not written, if it has tiles.
     """
 
     name: str
@@ -62,6 +68,7 @@ class WeightEntry:
     tiles: Mapping[str, int]
     sha256: str = ""
     rank: int = 0
+    product: str = ""
 
     @property
     def grid(self) -> TileGrid:
@@ -113,7 +120,13 @@ class Manifest:
 def manifest_reserve_bytes(manifest: Manifest) -> int:
     """Return the size to which laq.json is padded, so that an archive's size is known before its content."""
     weights = sum(
-        (WEIGHT_RESERVE + RANK_RESERVE * (e.rank > 0) + len(e.name) + len(e.column_order))
+        (
+            WEIGHT_RESERVE
+            + RANK_RESERVE * (e.rank > 0)
+            + PRODUCT_RESERVE * bool(e.product)
+            + len(e.name)
+            + len(e.column_order)
+        )
         + sum(len(path) + 3 for path in e.modules)
         for e in manifest.weights
     )
@@ -160,8 +173,10 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
     weights = tuple(_weight_entry(fields) for fields in content["weights"])
     if not weights:
         raise ValueError("no weights")
-    if content["version"] < CORRECTIONS_VERSION and any("rank" in fields for fields in content["weights"]):
-        raise ValueError(f"a correction in version {content['version']}")
+    if content["version"] < CORRECTIONS_VERSION and any(
+        fields.keys() & {"rank", "product"} for fields in content["weights"]
+    ):
+        raise ValueError(f"a correction or product code in version {content['version']}")
     for what, names in (
         ("weight", [entry.name for entry in weights]),
         ("module", [path for entry in weights for path in entry.modules]),
@@ -203,6 +218,10 @@ def _weight_entry(fields: dict[str, Any]) -> WeightEntry:
         raise ValueError(f"{entry.name}: shape {entry.shape}, group size {entry.group_size}")
     if type(entry.rank) is not int or not 0 <= entry.rank <= min(entry.shape):
         raise ValueError(f"{entry.name}: rank {entry.rank!r} of shape {entry.shape}")
+    if entry.product:
+        product_code(entry.product)
+        if entry.rank:
+            raise ValueError(f"{entry.name}: a correction of a product code")
     if entry.rank and entry.kind != "linear":
         raise ValueError(f"{entry.name}: a correction of a weight that is {entry.kind!r}")
     return entry

@@ -16,9 +16,9 @@ from torch import nn
 
 from laq.core.curve import WeightCurves
 from laq.core.errors import RunError
-from laq.core.packing import PackedTensor
+from laq.core.packing import StoredTensor
 from laq.core.permutation import IndexArray, index_dtype
-from laq.core.plan import Plan
+from laq.core.plan import Plan, WeightPlan
 from laq.core.record import Record
 from laq.core.scheme import ScaleFormat
 from laq.io.archive import (
@@ -74,7 +74,7 @@ class Result:
 
     network: Network
     plan: Plan
-    packed: Mapping[str, PackedTensor]
+    packed: Mapping[str, StoredTensor]
     record: Record | None = None
     comparisons: tuple[Comparison, ...] = ()
     verdict: str = ""
@@ -109,6 +109,7 @@ class Result:
                     plans[w.name].column_order,
                     histograms[w.name],
                     rank=plans[w.name].rank,
+                    product=_code_name(plans[w.name]),
                 )
                 for w in self.network.weights
             ),
@@ -178,6 +179,10 @@ class Result:
         if "model" in self.__dict__:
             result.__dict__["model"] = self.model
         return result
+
+
+def _code_name(weight: WeightPlan) -> str:
+    return "" if weight.product is None else weight.product.name
 
 
 def archive_fixed_bytes(

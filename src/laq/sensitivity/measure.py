@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from laq.core.curve import WeightCurves
+from laq.core.formats import CANDIDATES
 from laq.core.groups import TileGrid
 from laq.core.importance import Importance, importance_of
 from laq.core.low_rank import rank_for
 from laq.core.permutation import IndexArray, permutation_bytes
+from laq.core.product import ProductCode
 from laq.core.progress import track
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.networks.module import Network, WeightRef
 from laq.quantizers import Feedback, Quantizer
 from laq.quantizers.common.low_rank import first_correction, group_costs, minus
+from laq.quantizers.common.product import product_losses
 from laq.quantizers.common.sorting import (
     column_order,
     row_order,
@@ -48,6 +52,7 @@ class _Encoding:
     group_size: int
     scale_format: ScaleFormat
     ranks: tuple[int, ...]
+    products: tuple[ProductCode, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class _Shared:
     feedback: Feedback
 
 
-def measure_weights(
+def measure_weights(  # noqa: PLR0913 - what is measured, all by keyword
     network: Network,
     stats: Stats,
     quantizer: Quantizer,
@@ -68,6 +73,7 @@ def measure_weights(
     group_size: int,
     scale_format: ScaleFormat,
     ranks: tuple[int, ...] = (0,),
+    products: tuple[ProductCode, ...] = (),
 ) -> Measured:
     """Measure every tile of every weight at every candidate format.
 
@@ -86,13 +92,15 @@ def measure_weights(
     ranks : tuple of int
         Ranks of corrections to measure weights with, where they can have them. The first is that of
         `weights`, the others make `alternatives`.
+    products : tuple of ProductCode
+        Measured beside, as alternatives.
 
     Raises
     ------
     CalibrationError
         If the statistics of a weight are missing or unusable.
     """
-    encoding = _Encoding(quantizer, group_size, scale_format, ranks)
+    encoding = _Encoding(quantizer, group_size, scale_format, ranks, products)
     columns: dict[str, IndexArray] = {}
     curves: dict[str, list[WeightCurves]] = {}
     families = group_by_input(network.weights, stats)
@@ -120,7 +128,10 @@ def _measure_family(
             columns = column_order(importance) if sorts else None
             hessian = sorted_hessian(importance, TileGrid(*weight.shape, encoding.group_size), columns)
             shared = _Shared(key, columns, hessian, encoding.quantizer.prepare(hessian))
-        curves += _measure(weight, network.weight(weight.name), importance, shared, encoding)
+        values = network.weight(weight.name)
+        curves += _measure(weight, values, importance, shared, encoding)
+        if encoding.products:
+            curves += _in_products(weight, values, importance, shared, encoding)
     assert shared is not None
     return Measured(tuple(curves), {} if shared.columns is None else {key: shared.columns})
 
@@ -153,6 +164,21 @@ def _measure(
     for rank in ranks:
         left = values if not rank else minus(values, widest.truncated(rank))
         found.append(replace(_curves(weight, left, importance, shared, encoding), rank=rank))
+    return found
+
+
+def _in_products(
+    weight: WeightRef, values: torch.Tensor, importance: Importance, shared: _Shared, encoding: _Encoding
+) -> list[WeightCurves]:
+    """Measure one weight in every product code: its tiles are absent and share the loss."""
+    grid, columns, codes = TileGrid(*weight.shape, encoding.group_size), shared.columns, encoding.products
+    ordered = sort_weight(values, importance, grid, hessian=shared.hessian, rows=None, columns=columns)
+    found = []
+    for code, loss in zip(codes, product_losses(ordered, shared.feedback, codes), strict=True):
+        losses = np.full((len(CANDIDATES), grid.n_row_blocks, grid.n_groups), np.inf, np.float32)
+        losses[0] = loss / grid.n_tiles
+        key = shared.key if columns is not None else ""
+        found.append(WeightCurves(weight.name, grid, losses, None, key, product=code))
     return found
 
 

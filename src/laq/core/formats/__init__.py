@@ -30,10 +30,14 @@ CANDIDATES: tuple[Format, ...] = (
 TRELLISES: dict[int, Trellis] = {c.code_bits: c for c in CANDIDATES if isinstance(c, Trellis)}
 """Trellis formats by their width."""
 
+PRODUCT = "product"
+"""Family without a format of tiles: every weight is stored whole, see `laq.core.product`."""
+
 FAMILIES: dict[str, tuple[type[Integer] | type[Trellis], ...]] = {
     "all": (Integer, Trellis),
     "integer": (Integer,),
     "trellis": (Trellis,),
+    PRODUCT: (),
 }
 """Which formats a plan may use, by the name that `--format` takes."""
 
@@ -48,7 +52,8 @@ def formats_of(family: str) -> tuple[bool, ...]:
     """
     if family not in FAMILIES:
         raise RequestError(f"unknown formats {family!r}", hint=f"choose one of: {', '.join(FAMILIES)}")
-    return tuple(isinstance(c, FAMILIES[family]) or c.code_bits == 0 for c in CANDIDATES)
+    is_tiles = family != PRODUCT
+    return tuple(is_tiles and (isinstance(c, FAMILIES[family]) or c.code_bits == 0) for c in CANDIDATES)
 
 
-__all__ = ["CANDIDATES", "FAMILIES", "TRELLISES", "Format", "Integer", "Trellis", "formats_of"]
+__all__ = ["CANDIDATES", "FAMILIES", "PRODUCT", "TRELLISES", "Format", "Integer", "Trellis", "formats_of"]

@@ -9,7 +9,7 @@ import torch
 
 from laq.core.importance import importance_of
 from laq.core.low_rank import LowRank
-from laq.core.packing import PackedTensor
+from laq.core.packing import PackedTensor, StoredTensor
 from laq.core.plan import Plan, WeightPlan
 from laq.core.progress import track
 from laq.core.stats import Stats
@@ -19,11 +19,12 @@ from laq.networks.module import Network
 from laq.quantizers import QUANTIZERS, Quantizer
 from laq.quantizers.common.encode import encode
 from laq.quantizers.common.low_rank import first_correction, group_costs, hessian_root, last_correction, minus
+from laq.quantizers.common.product import product_tensor
 from laq.quantizers.common.sorting import SortedWeight, sort_weight, sorted_hessian
 from laq.quantizers.common.workers import side_by_side
 
 
-def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[dict[str, PackedTensor]]:
+def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[dict[str, StoredTensor]]:
     """Quantize and pack a network by several plans of one measurement: what they share is done once.
 
     Parameters
@@ -44,11 +45,11 @@ def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[d
     families = _families(plans[0], stats)
     by_name = [{weight.name: weight for weight in plan.weights} for plan in plans]
 
-    def family_of(names: Sequence[str]) -> list[dict[str, PackedTensor]]:
+    def family_of(names: Sequence[str]) -> list[dict[str, StoredTensor]]:
         family = _Family(network, stats, quantizer, names, plans[0])
         return [family.packed(plan, weights) for plan, weights in zip(plans, by_name, strict=True)]
 
-    results: list[dict[str, PackedTensor]] = [{} for _ in plans]
+    results: list[dict[str, StoredTensor]] = [{} for _ in plans]
     done = side_by_side(family_of, families)
     for packed in track(done, label="quantizing", total=len(families)):
         for result, tensors in zip(results, packed, strict=True):
@@ -69,21 +70,32 @@ class _Family:
         self.hessian = sorted_hessian(self.importances[names[0]], first.grid, self.columns)
         self.feedback = quantizer.prepare(self.hessian)
 
-    def packed(self, plan: Plan, weights: Mapping[str, WeightPlan]) -> dict[str, PackedTensor]:
+    def packed(self, plan: Plan, weights: Mapping[str, WeightPlan]) -> dict[str, StoredTensor]:
         """Sort, quantize and pack by one plan."""
         mine = [weights[name] for name in self.names]
-        corrections = {weight.name: self._first(weight) for weight in mine if weight.rank}
-        matrices = [self._sorted(weight, corrections.get(weight.name)) for weight in mine]
+        return self._tiles(plan, [weight for weight in mine if weight.product is None]) | {
+            weight.name: product_tensor(
+                self._sorted(weight, None), self.feedback, weight.product, columns=self.columns
+            )
+            for weight in mine
+            if weight.product is not None
+        }
+
+    def _tiles(self, plan: Plan, weights: Sequence[WeightPlan]) -> dict[str, StoredTensor]:
+        if not weights:
+            return {}
+        corrections = {weight.name: self._first(weight) for weight in weights if weight.rank}
+        matrices = [self._sorted(weight, corrections.get(weight.name)) for weight in weights]
         tensors = encode(
             matrices,
-            [weight.choices for weight in mine],
+            [weight.choices for weight in weights],
             self.quantizer,
             self.feedback,
             columns=self.columns,
             scale_format=plan.scale_format,
         )
-        found = {weight.name: pack(tensor) for weight, tensor in zip(mine, tensors, strict=True)}
-        return found | self._corrected(found, corrections)
+        found = {weight.name: pack(tensor) for weight, tensor in zip(weights, tensors, strict=True)}
+        return {**found, **self._corrected(found, corrections)}
 
     def _sorted(self, weight: WeightPlan, correction: LowRank | None) -> SortedWeight:
         values = self.network.weight(weight.name)
