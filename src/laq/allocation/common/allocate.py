@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.allocation import ALLOCATORS
-from laq.allocation.common.ranks import Option, with_ranks
+from laq.allocation.common.options import Option, with_options
 from laq.core.budget import bytes_to_bpw
 from laq.core.curve import Curves, WeightCurves
 from laq.core.errors import BudgetError, RequestError
@@ -225,7 +225,7 @@ def _weight_fixed_bytes(weight: WeightCurves, scale_format: ScaleFormat, unit: U
 
 
 def _resolved(curves: Curves, budget_bytes: int, unit: Unit, *, formats: str, floor: bool) -> Curves:
-    return with_ranks(
+    return with_options(
         curves,
         budget_bytes - curves.fixed_bytes,
         option=lambda weight: _option(weight, curves.scale_format, unit, formats=formats, floor=floor),

@@ -1,4 +1,4 @@
-"""Which weights get a correction of low rank, and of what rank: where its bytes buy more than tiles would."""
+"""How each weight is stored: with a correction of some rank, or in a product code, where that buys most."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ LEAST_PRICE, HIGHEST_PRICE = 1e-18, 1e6
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A weight at one rank, with the units of its tiles.
+    """A weight in one way of storing it, with the units of its tiles.
 
     Parameters
     ----------
     weight : WeightCurves
-        Its curves at that rank.
+        Its curves then.
     losses : float64 [n_candidates, n_units]
         Nats per token, infinite where a format is not allowed.
     costs : int64 [n_candidates, n_units]
         Bytes.
     fixed_bytes : int
-        Bytes of the weight besides its tiles, the correction among them.
+        Bytes of the weight besides its tiles, such as those of a correction.
     """
 
     weight: WeightCurves
@@ -44,8 +44,8 @@ class Option:
         return float(np.take_along_axis(self.losses, best, 0).sum()) + price * size, size
 
 
-def with_ranks(curves: Curves, left_bytes: int, *, option: Callable[[WeightCurves], Option]) -> Curves:
-    """Return curves of one rank for each weight: of least loss + price x bytes, at the price of the budget.
+def with_options(curves: Curves, left_bytes: int, *, option: Callable[[WeightCurves], Option]) -> Curves:
+    """Return one way for each weight: of least loss + price x bytes, at the price of the budget.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def with_ranks(curves: Curves, left_bytes: int, *, option: Callable[[WeightCurve
     left_bytes : int
         Budget of all weights: bytes of the archive less what does not depend on their plans.
     option : callable
-        Says what a weight at one rank takes.
+        Says what a weight takes in one way.
     """
     if not curves.alternatives:
         return curves
