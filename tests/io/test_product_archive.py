@@ -96,6 +96,13 @@ def test_the_same_request_gives_the_same_bytes(folder, tmp_path):
     assert (again / SHARD).read_bytes() == (folder / SHARD).read_bytes()
 
 
+def test_a_measurement_without_product_codes_makes_no_plan_of_them():
+    data = [(torch.randint(0, 90, (64,), generator=torch.Generator().manual_seed(0)),) for _ in range(3)]
+    curves = laq.measure(network(), laq.calibrate(network(), data))
+    with pytest.raises(RequestError, match=r"nothing is known of product .*\nhint: .*without --measured"):
+        laq.allocate(curves, bpw=13.0, formats="product")
+
+
 def test_one_code_for_the_whole_network_is_refused():
     with pytest.raises(RequestError, match="for each weight\nhint: choose unit tensor"):
         quantized(unit="network")

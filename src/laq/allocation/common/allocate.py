@@ -154,7 +154,9 @@ def _units(curves: Curves, unit: Unit, *, formats: str, floor: bool) -> _Units:
     if not np.isfinite(joined.losses).any(0).all():
         raise RequestError(
             f"the curves lack formats: nothing is known of {formats} for some tiles",
-            hint="measure again, or allow all formats",
+            hint="`laq quantize --format product` measures product codes itself, without --measured"
+            if formats == PRODUCT
+            else "measure again, or allow all formats",
         )
     return _summed(joined, joined.losses.shape[1]) if unit is Unit.NETWORK else joined
 
