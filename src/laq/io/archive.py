@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -245,8 +245,7 @@ def _manifest_json(
     weights = []
     for entry in manifest.weights:
         sections = [s for s in packed[entry.name].sections() if s != "column_permutation"]
-        fields = {**asdict(entry), "sha256": _hash(tensors[f"{entry.name}.{s}"] for s in sections)}
-        fields = {key: value for key, value in fields.items() if value or key not in ("rank", "product")}
+        fields = {**entry.to_json(), "sha256": _hash(tensors[f"{entry.name}.{s}"] for s in sections)}
         weights.append(fields)
     content = {
         "format": "laq-archive",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +20,9 @@ MANIFEST = "laq.json"
 ARCHIVE_VERSIONS = (1, 2, 3)
 """Those that are read; the second has tiles of a trellis, the third corrections. See docs/FORMAT.md."""
 CORRECTIONS_VERSION = 3
+OPTIONAL = frozenset({"rank", "product"})
+"""Keys of a weight that are left away where they say nothing, known since that version."""
+
 SHARD_NAME = re.compile(r"[\w-][\w.-]*")
 WEIGHT_RESERVE = 220 + sum(len(candidate.name) + 11 for candidate in CANDIDATES)
 """Bytes of a weight's line but for names: a count of up to seven digits for every format."""
@@ -74,6 +77,10 @@ class WeightEntry:
     def grid(self) -> TileGrid:
         """Shape and group size."""
         return TileGrid(*self.shape, self.group_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is written; nothing is said of a correction or product code that is not there."""
+        return {key: value for key, value in asdict(self).items() if value or key not in OPTIONAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +181,7 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
     if not weights:
         raise ValueError("no weights")
     if content["version"] < CORRECTIONS_VERSION and any(
-        fields.keys() & {"rank", "product"} for fields in content["weights"]
+        fields.keys() & OPTIONAL for fields in content["weights"]
     ):
         raise ValueError(f"a correction or product code in version {content['version']}")
     for what, names in (
