@@ -18,6 +18,7 @@ from laq.core.curve import Curves
 from laq.core.errors import BudgetError, RequestError
 from laq.core.formats import formats_of
 from laq.core.groups import GROUP_SIZES, TileGrid
+from laq.core.low_rank import ranks_of
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.networks import Network
@@ -51,6 +52,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     quantizer: str = "gptq",
     group_size: int = 64,
     scale_format: str = "log4",
+    low_rank: int | str = 0,
     keep: str | None = None,
     control: str | None = None,
     compare: bool = True,
@@ -75,13 +77,16 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Method that spends bytes over units, see `laq methods`.
     formats : str
         Families of number formats that tiles may take, see docs/METHODS.md: "all" (integers and trellises),
-        "integer", "trellis", "palette", "nf4", "fp4", "ternary", "binary"; with commas between several.
+        "integer", "trellis", "palette", "nf4", "fp4", "ternary", "binary"; with commas between several. Or
+        "product": whole weights in product codes.
     quantizer : str
         Method that picks codes, see `laq methods`.
     group_size : int
         32, 64 or 128 columns that share a scale.
     scale_format : "log4", "log8" or "float16"
         How scales are stored.
+    low_rank : int or "auto"
+        Rank of what is stored in 8 bits beside the tiles of every linear; "auto" chooses for each.
     keep : str, optional
         Regular expression of weights to leave alone.
     control : "permuted", optional
@@ -102,6 +107,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     """
     _check_limits(bpw, size, max_kl)
     _check_options(unit, quantizer, group_size, scale_format, control)
+    ranks_of(low_rank)
     network = open_network(source, keep=keep)
     grids = [TileGrid(*weight.shape, group_size) for weight in network.weights]
     formats_of(formats)
@@ -111,7 +117,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     if measured is not None:
         stats, curves = open_measured(measured)
         network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
-        _check_same(curves, quantizer, group_size, scale_format)
+        _check_same(curves, (quantizer, group_size, scale_format, str(low_rank)))
         _check_disjoint(stats, splits)
     else:
         check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
@@ -123,6 +129,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
             group_size=group_size,
             scale_format=scale_format,
             formats=formats,
+            low_rank=low_rank,
         )
     job = Job(network, splits, stats, curves, unit, allocator, formats, control, seed)
     result = best_plan(
@@ -178,13 +185,13 @@ def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
     return stats, curves
 
 
-def _check_same(curves: Curves, quantizer: str, group_size: int, scale_format: str) -> None:
+def _check_same(curves: Curves, asked: tuple[str, int, str, str]) -> None:
     """Refuse settings that differ from those a measurement was made with."""
-    asked = (quantizer, group_size, scale_format)
-    found = (curves.quantizer, curves.weights[0].grid.group_size, curves.scale_format.value)
+    group_size = curves.weights[0].grid.group_size
+    found = (curves.quantizer, group_size, curves.scale_format.value, curves.low_rank)
     if asked != found:
         raise RequestError(
-            f"measured with quantizer, group size, scale format {found}, asked for {asked}",
+            f"measured with quantizer, group size, scale format, low rank {found}, asked for {asked}",
             hint="measure again, or ask for the same",
         )
 
@@ -248,4 +255,5 @@ def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
         "allocator": job.allocator,
         "formats": job.formats,
         "verdict": verdict,
+        **({} if job.curves.low_rank == "0" else {"low_rank": job.curves.low_rank}),
     }

@@ -14,8 +14,10 @@ from laq.calibration.data import CALIBRATION_TOKENS, Splits, evaluation_batches,
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import DataError, RequestError
-from laq.core.formats import formats_of
+from laq.core.formats import PRODUCT, formats_of
+from laq.core.low_rank import ranks_of
 from laq.core.plan import Plan
+from laq.core.product import PRODUCT_CODES
 from laq.core.record import Record
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
@@ -94,7 +96,7 @@ def calibrate(
     return _calibrate(opened, splits.calibration, n_gradient=splits.n_gradient, seed=seed)
 
 
-def measure(
+def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     network: Source,
     stats: Stats,
     *,
@@ -102,6 +104,7 @@ def measure(
     group_size: int = 64,
     scale_format: str = "log4",
     formats: str = "all",
+    low_rank: int | str = 0,
 ) -> Curves:
     """Measure the loss of every tile at every format that plans may use.
 
@@ -119,12 +122,22 @@ def measure(
         How scales are stored.
     formats : str
         Families of formats, see `laq.core.formats.FAMILIES`; with commas between several.
+    low_rank : int or "auto"
+        Rank of the correction of every linear; "auto" measures several for a plan to choose from.
     """
-    allowed = formats_of(formats)
+    allowed, ranks = formats_of(formats), ranks_of(low_rank)
+    products = PRODUCT_CODES if formats == PRODUCT else ()
     opened, scales = open_network(network), ScaleFormat(scale_format)
     method = QUANTIZERS.get(quantizer)()
     measured = measure_weights(
-        opened, stats, method, group_size=group_size, scale_format=scales, allowed=allowed
+        opened,
+        stats,
+        method,
+        group_size=group_size,
+        scale_format=scales,
+        allowed=allowed,
+        ranks=(0,) if products else ranks,
+        products=products,
     )
     return Curves(
         weights=measured.weights,
@@ -136,6 +149,8 @@ def measure(
         n_params=opened.n_params,
         source_hash=opened.content_hash(),
         data_hash=stats.data_hash,
+        alternatives=measured.alternatives,
+        low_rank=str(low_rank),
     )
 
 

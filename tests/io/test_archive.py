@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import laq
 from laq.core.errors import FormatError, RequestError
 from laq.core.formats import CANDIDATES
 from laq.io.archive import folder_bytes, open_archive, verify_hashes
-from laq.io.manifest import MANIFEST, WEIGHT_RESERVE, WeightEntry
+from laq.io.manifest import MANIFEST, PRODUCT_RESERVE, RANK_RESERVE, WEIGHT_RESERVE, WeightEntry
 from laq.io.safetensors import read_header
 from laq.io.safetensors_header import DTYPES
 from laq.kernels.reference import dequantize
@@ -262,7 +261,10 @@ def test_folder_without_an_archive_is_refused(tmp_path):
         open_archive(tmp_path)
 
 
-def test_every_format_has_room_in_the_line_of_a_weight():
+@pytest.mark.parametrize(
+    ("how", "more"), [({}, 0), ({"rank": 256}, RANK_RESERVE), ({"product": "product4x8"}, PRODUCT_RESERVE)]
+)
+def test_every_format_has_room_in_the_line_of_a_weight(how, more):
     entry = WeightEntry(
         name="",
         kind="embedding",
@@ -272,6 +274,7 @@ def test_every_format_has_room_in_the_line_of_a_weight():
         group_size=128,
         column_order="",
         tiles={candidate.name: 9_999_999 for candidate in CANDIDATES},
+        **how,
     )
-    line = json.dumps(asdict(entry) | {"sha256": "0" * 64}, separators=(",", ":")) + ","
-    assert len(line) <= WEIGHT_RESERVE + 3
+    line = json.dumps(entry.to_json() | {"sha256": "0" * 64}, separators=(",", ":")) + ","
+    assert len(line) <= WEIGHT_RESERVE + 3 + more

@@ -18,6 +18,7 @@ from laq.cli.options import (
     Group,
     GroupSize,
     Keep,
+    LowRank,
     Model,
     QuantizerName,
     Quiet,
@@ -25,6 +26,7 @@ from laq.cli.options import (
     Tokens,
     check_data,
     check_formats,
+    check_low_rank,
 )
 from laq.cli.output import running
 from laq.core.scheme import ScaleFormat
@@ -45,6 +47,7 @@ def measure(
     quantizer: QuantizerName = "gptq",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG4,
+    low_rank: LowRank = "0",
     formats: FormatNames = "all",
     keep: Keep = None,
     data: Data = None,
@@ -69,6 +72,7 @@ def measure(
 
         check_data(data)
         check_formats(formats)
+        check_low_rank(low_rank)
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
@@ -85,6 +89,7 @@ def measure(
             group_size=int(group_size.value),
             scale_format=scale_format.value,
             formats=formats,
+            low_rank=low_rank,
         )
         stats.save(output / "stats")
         curves.save(output / "curves")

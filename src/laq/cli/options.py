@@ -69,8 +69,16 @@ FormatNames = Annotated[
     str,
     typer.Option(
         "--format",
-        help="Number formats that tiles may take: all, integer, trellis, palette, nf4, fp4, ternary, binary; "
-        "several with commas.",
+        help="Number formats that tiles may take: all, integer, trellis, palette, nf4, fp4, ternary, binary, "
+        "product; several with commas, but product, for whole weights, alone.",
+    ),
+]
+LowRank = Annotated[
+    str,
+    typer.Option(
+        "--low-rank",
+        metavar="RANK|auto",
+        help="Rank of a correction in 8 bits beside each linear's tiles; `auto` chooses for each.",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seeds everything that is sampled.")]
@@ -110,6 +118,13 @@ def check_formats(families: str) -> None:
     from laq.core.formats import formats_of
 
     formats_of(families)
+
+
+def check_low_rank(text: str) -> None:
+    """Raise RequestError unless it is a rank or "auto"."""
+    from laq.core.low_rank import ranks_of
+
+    ranks_of(text)
 
 
 def check_allocator(name: str) -> None:

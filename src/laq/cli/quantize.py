@@ -20,6 +20,7 @@ from laq.cli.options import (
     Group,
     GroupSize,
     Keep,
+    LowRank,
     Model,
     QuantizerName,
     Quiet,
@@ -30,6 +31,7 @@ from laq.cli.options import (
     check_data,
     check_formats,
     check_limits,
+    check_low_rank,
 )
 from laq.cli.output import running
 from laq.core.scheme import ScaleFormat
@@ -73,6 +75,7 @@ def quantize(
     quantizer: QuantizerName = "gptq",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG4,
+    low_rank: LowRank = "0",
     keep: Keep = None,
     control: ControlName = None,
     seed: Seed = 0,
@@ -92,6 +95,7 @@ def quantize(
         start = time.perf_counter()
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         check_data(data)
+        check_low_rank(low_rank)
         check_allocator(allocator)
         check_formats(formats)
         network = _open(model, output, keep=keep, quantizer=quantizer)
@@ -114,6 +118,7 @@ def quantize(
             quantizer=quantizer,
             group_size=int(group_size.value),
             scale_format=scale_format.value,
+            low_rank=low_rank,
             control=None if control is None else control.value,
             compare=compare,
             measured=measured,

@@ -363,6 +363,8 @@ def dequantize(packed: PackedTensor) -> npt.NDArray[np.float32]:
         matrix = matrix[inverse(packed.row_permutation)]
     if packed.column_permutation is not None:
         matrix = matrix[:, inverse(packed.column_permutation)]
+    if packed.low_rank is not None:
+        matrix = matrix + packed.low_rank.dequantize(grid.n_rows)
     return np.ascontiguousarray(matrix)
 
 

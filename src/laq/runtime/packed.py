@@ -41,6 +41,7 @@ from laq.kernels.torch_decode import (
 )
 from laq.runtime.arena import Arena, Memory
 from laq.runtime.calls import call_unpack, can_unpack
+from laq.runtime.correction import Correction
 
 DECODE_ELEMENTS = 1 << 21
 """Weights decoded at a time: bounds the float32 temporary to 8 MB."""
@@ -219,6 +220,11 @@ class PackedWeight(nn.Module):
         Checked sections.
     memory : Memory, optional
         Where they go; without it an `Arena` of their own. Weights of one network share one.
+
+    Attributes
+    ----------
+    correction : Correction or None
+        What is added to the tiles: by `dequantize` and by linears, not by `decode`.
     """
 
     payload: torch.Tensor
@@ -238,7 +244,8 @@ class PackedWeight(nn.Module):
         super().__init__()
         self.grid: TileGrid = packed.grid
         self.scale_format: ScaleFormat = packed.scale_format
-        place = (memory or Arena()).place
+        memory = memory or Arena()
+        place = memory.place
         self.register_buffer("payload", torch.from_numpy(place(packed.payload)).view(-1, UNIT_BYTES))
         self.register_buffer("bits", torch.from_numpy(place(packed.bits)))
         self.register_buffer("groups", torch.from_numpy(place(packed.groups).view(np.int16)))
@@ -261,6 +268,8 @@ class PackedWeight(nn.Module):
         self.register_buffer("row_permutation", None if rows is None else _index(place(rows)))
         palettes = packed.palettes
         self.register_buffer("palettes", None if palettes is None else torch.from_numpy(place(palettes)))
+        low_rank, n_rows = packed.low_rank, packed.grid.n_rows
+        self.correction = None if low_rank is None else Correction(low_rank, n_rows, memory=memory)
         self._checked: CheckedMatrix | None = None
         assert int(tile_offsets(packed.bits, packed.grid)[-1]) == len(packed.payload)
 
@@ -299,11 +308,10 @@ class PackedWeight(nn.Module):
         if self.row_permutation is not None:
             result = torch.empty_like(stored)
             result[index_of(self.row_permutation)] = stored
-        if self.column_permutation is None:
-            return result
-        rows, result = result, torch.empty_like(result)
-        result[:, index_of(self.column_permutation)] = rows
-        return result
+        if self.column_permutation is not None:
+            rows, result = result, torch.empty_like(result)
+            result[:, index_of(self.column_permutation)] = rows
+        return result if self.correction is None else result + self.correction.dequantize()
 
     def matrix(self) -> native.Matrix:
         """Return this matrix as the native kernels take it; see `checked`."""
@@ -397,6 +405,7 @@ class PackedWeight(nn.Module):
         memo[id(self)] = twin
         nn.Module.__init__(twin)
         twin.grid, twin.scale_format, twin.training = self.grid, self.scale_format, self.training
+        twin.correction = copy.deepcopy(self.correction, memo)
         twin._checked = None
         for name, buffer in self._buffers.items():
             twin.register_buffer(name, None if buffer is None else copy.deepcopy(buffer, memo))

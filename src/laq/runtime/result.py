@@ -17,9 +17,9 @@ from torch import nn
 from laq.core.curve import WeightCurves
 from laq.core.errors import RunError
 from laq.core.formats import CANDIDATES, Palette
-from laq.core.packing import PackedTensor
+from laq.core.packing import StoredTensor
 from laq.core.permutation import IndexArray, index_dtype
-from laq.core.plan import Plan
+from laq.core.plan import Plan, WeightPlan
 from laq.core.record import Record
 from laq.core.scheme import ScaleFormat
 from laq.io.archive import (
@@ -76,7 +76,7 @@ class Result:
 
     network: Network
     plan: Plan
-    packed: Mapping[str, PackedTensor]
+    packed: Mapping[str, StoredTensor]
     record: Record | None = None
     comparisons: tuple[Comparison, ...] = ()
     verdict: str = ""
@@ -96,7 +96,7 @@ class Result:
     def manifest(self) -> Manifest:
         """Return what laq.json will say."""
         histograms = {weight.name: weight.histogram() for weight in self.plan.weights}
-        orders = {weight.name: weight.column_order for weight in self.plan.weights}
+        plans = {weight.name: weight for weight in self.plan.weights}
         provenance = {**self.provenance, "source_hash": self.plan.source_hash, "versions": versions()}
         return Manifest(
             architecture=self.network.architecture,
@@ -108,8 +108,10 @@ class Result:
                     w.dtype,
                     w.shape,
                     self._group_size,
-                    orders[w.name],
+                    plans[w.name].column_order,
                     histograms[w.name],
+                    rank=plans[w.name].rank,
+                    product=_code_name(plans[w.name]),
                 )
                 for w in self.network.weights
             ),
@@ -179,6 +181,10 @@ class Result:
         if "model" in self.__dict__:
             result.__dict__["model"] = self.model
         return result
+
+
+def _code_name(weight: WeightPlan) -> str:
+    return "" if weight.product is None else weight.product.name
 
 
 def archive_fixed_bytes(

@@ -49,6 +49,9 @@ TABLES: dict[int, Table] = {c.tag: c for c in CANDIDATES if isinstance(c, Table)
 PALETTES: dict[int, Palette] = {c.tag: c for c in CANDIDATES if isinstance(c, Palette)}
 """Formats with a learned table, by their tag."""
 
+PRODUCT = "product"
+"""Family without a format of tiles: every weight is stored whole, see `laq.core.product`."""
+
 FAMILIES: dict[str, frozenset[Format]] = {
     "all": frozenset(c for c in CANDIDATES if isinstance(c, Integer | Trellis)),
     "integer": frozenset(c for c in CANDIDATES if isinstance(c, Integer)),
@@ -58,6 +61,7 @@ FAMILIES: dict[str, frozenset[Format]] = {
     "fp4": frozenset([FP4]),
     "ternary": frozenset([TRITS]),
     "binary": frozenset([INT1]),
+    PRODUCT: frozenset(),
 }
 """Which formats a plan may use, by the names that `--format` takes; `all` is what plans use by default."""
 
@@ -77,7 +81,7 @@ def payload_bytes(candidate: Format, group_size: int) -> int:
 
 
 def formats_of(families: str) -> tuple[bool, ...]:
-    """Say of every candidate whether a plan may use it; a tile may always be absent.
+    """Say of every candidate whether a plan may use it: the families' and absent; none with product codes.
 
     Parameters
     ----------
@@ -87,7 +91,7 @@ def formats_of(families: str) -> tuple[bool, ...]:
     Raises
     ------
     RequestError
-        If there is no such family; names those there are.
+        If there is no such family, or product codes are asked for beside tiles; names those there are.
 
     Examples
     --------
@@ -101,6 +105,13 @@ def formats_of(families: str) -> tuple[bool, ...]:
             f"unknown formats {unknown[0]!r}",
             hint=f"choose one of: {', '.join(FAMILIES)}; or several, with commas between them",
         )
+    if PRODUCT in names:
+        if len(names) > 1:
+            raise RequestError(
+                f"formats {families!r}: product codes are of whole weights, others of tiles",
+                hint=f"choose {PRODUCT} alone, or leave it out",
+            )
+        return (False,) * len(CANDIDATES)
     return tuple(c.code_bits == 0 or any(c in FAMILIES[name] for name in names) for c in CANDIDATES)
 
 
@@ -108,6 +119,7 @@ __all__ = [
     "CANDIDATES",
     "FAMILIES",
     "PALETTES",
+    "PRODUCT",
     "TABLES",
     "TRELLISES",
     "Format",
