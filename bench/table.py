@@ -15,6 +15,8 @@ COMMANDS = {
     "quality": "bench/quality.py --text TEXT",
     "rounding": "bench/rounding.py --text TEXT",
     "transforms": "bench/transforms.py --text TEXT",
+    "formats": "bench/formats.py --text TEXT",
+    "low_rank": "bench/low_rank.py --text TEXT",
     "whole_model": "bench/whole_model.py --text TEXT",
     "ggml_types": "bench/ggml_types.py --text TEXT",
     "shrinkage": "bench/shrinkage.py --text TEXT",

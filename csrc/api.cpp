@@ -159,8 +159,7 @@ int32_t laq_run(const laq_step *steps, int64_t n_steps) {
 
 int32_t laq_errors(const laq_source *source, float *errors) {
     const int32_t problem = laq::check(*source);
-    if (problem == LAQ_OK) laq::errors(laq::current(), *source, errors);
-    return problem;
+    return problem == LAQ_OK ? laq::errors(laq::current(), *source, errors) : problem;
 }
 
 int32_t laq_round(const laq_source *source, const laq_rounding *rounding) {
@@ -176,8 +175,7 @@ int32_t laq_pack(const laq_tiles *tiles, const uint8_t *codes, uint8_t *payload)
 
 int32_t laq_unpack(const laq_tiles *tiles, const uint8_t *payload, uint8_t *codes) {
     const int32_t problem = laq::check(*tiles);
-    if (problem == LAQ_OK) laq::unpack(laq::current(), *tiles, payload, codes);
-    return problem;
+    return problem == LAQ_OK ? laq::unpack(laq::current(), *tiles, payload, codes) : problem;
 }
 
 uint64_t laq_read(const uint8_t *bytes, int64_t n) {

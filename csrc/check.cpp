@@ -17,28 +17,27 @@ bool has_shape(const laq_matrix &m) {
                                m.scales != nullptr && (m.zero_point_bytes == 0 || m.zero_points != nullptr)));
 }
 
-// Bits of one row of all tiles.
-struct Bits {
+// Bytes of all tiles.
+struct Sizes {
     int64_t codes = 0, zero_points = 0;
 };
 
-// Tags, groups and row blocks; adds up the bits of all tiles.
-bool has_tiles(const laq_matrix &m, Bits *total) {
+// Tags, groups and row blocks; adds up the bytes of all tiles.
+bool has_tiles(const laq_matrix &m, Sizes *total) {
     const int64_t n_blocks = row_blocks(m), n_groups = column_groups(m);
     std::vector<int64_t> owner(static_cast<size_t>(n_groups), -1);  // the row block that last had a group
     if (m.tile_starts[0] != 0 || m.tile_starts[n_blocks] != m.n_tiles) return false;
     for (int64_t block = 0; block < n_blocks; block++) {
         const int64_t first = m.tile_starts[block], last = m.tile_starts[block + 1];
         if (first > last || first < 0 || last > m.n_tiles) return false;
-        if (m.row_offsets[block] != 2 * m.group_size * total->codes) return false;
-        if (m.zero_offsets[block] != 2 * total->zero_points) return false;
+        if (m.row_offsets[block] != total->codes || m.zero_offsets[block] != total->zero_points) return false;
         for (int64_t tile = first; tile < last; tile++) {
             const int tag = m.bits[tile];
-            if (!is_tag(tag)) return false;
+            if (!is_tag(tag) || (is_palette(tag) && m.palettes == nullptr)) return false;
             if (m.groups[tile] >= n_groups || owner[m.groups[tile]] == block) return false;
             owner[m.groups[tile]] = block;
-            total->codes += width_of(tag);
-            total->zero_points += zero_point_bits(tag);
+            total->codes += tile_bytes(tag, m.group_size);
+            total->zero_points += 2 * zero_point_bits(tag);
         }
     }
     return true;
@@ -77,11 +76,10 @@ bool is_permutation(const void *permutation, int32_t bytes, int64_t n) {
 }  // namespace
 
 int32_t check(const laq_matrix &m) {
-    Bits bits;
+    Sizes sizes;
     if (!has_shape(m)) return LAQ_BAD_SHAPE;
-    if (!has_tiles(m, &bits)) return LAQ_BAD_TILE;
-    if (m.payload_bytes != 2 * m.group_size * bits.codes) return LAQ_BAD_SIZE;
-    if (m.zero_point_bytes != 2 * bits.zero_points) return LAQ_BAD_SIZE;
+    if (!has_tiles(m, &sizes)) return LAQ_BAD_TILE;
+    if (m.payload_bytes != sizes.codes || m.zero_point_bytes != sizes.zero_points) return LAQ_BAD_SIZE;
     if (!has_scales(m)) return LAQ_BAD_SCALE;
     if (!is_permutation(m.row_permutation, m.row_index_bytes, m.n_rows) ||
         !is_permutation(m.column_permutation, m.column_index_bytes, m.n_columns)) {

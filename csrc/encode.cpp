@@ -14,8 +14,13 @@ constexpr int64_t kErrorBlocks = 16, kRoundingBlocks = 4;
 
 bool is_format(const laq_format &format) {
     return (format.tag == 0 || is_tag(format.tag)) && format.n_levels >= 1 && format.n_levels <= 256 &&
-           format.first_step >= (is_trellis(format.tag) ? -64 : 0) && format.first_step < format.last_step &&
-           format.last_step <= 64;
+           format.first_step >= (is_integer(format.tag) ? 0 : -64) && format.first_step < format.last_step &&
+           format.last_step <= 64 && (!is_table(format.tag) || format.n_levels <= 1 << width_of(format.tag));
+}
+
+// Whether what a format looks up is there.
+bool has_table(const laq_source &source, const laq_format &format) {
+    return !is_palette(format.tag) || source.palettes != nullptr;
 }
 
 struct Errors {
@@ -56,15 +61,19 @@ int32_t check(const laq_source &source) {
     return std::all_of(source.formats, source.formats + source.n_formats, is_format) ? LAQ_OK : LAQ_BAD_ARGUMENT;
 }
 
-void errors(const Tier &tier, const laq_source &source, float *out) {
+int32_t errors(const Tier &tier, const laq_source &source, float *out) {
+    const auto known = [&](const laq_format &format) { return has_table(source, format); };
+    if (!std::all_of(source.formats, source.formats + source.n_formats, known)) return LAQ_BAD_ARGUMENT;
     Errors call{tier, source, out};
     Pool::get().run(parts_of(source, kErrorBlocks), some_errors, &call);
+    return LAQ_OK;
 }
 
 int32_t round(const Tier &tier, const laq_source &source, const laq_rounding &rounding) {
     if (source.n_columns != source.group_size) return LAQ_BAD_SHAPE;
     for (int64_t i = 0; i < source.n_rows / kTileRows; i++) {
         if (rounding.choices[i] >= source.n_formats) return LAQ_BAD_ARGUMENT;
+        if (!has_table(source, source.formats[rounding.choices[i]])) return LAQ_BAD_ARGUMENT;
     }
     Rounding call{tier, source, rounding};
     Pool::get().run(parts_of(source, kRoundingBlocks), some_rounding, &call);

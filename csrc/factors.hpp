@@ -64,7 +64,9 @@ struct RowFactors {
 // Zero points of a tile, those of 8 bits moved as dot products move codes.
 template <class I, int TAG>
 LAQ_INLINE void load_zero_points(const uint8_t *stored, typename I::Ints (&zero_points)[I::kParts]) {
-    if constexpr (is_trellis(TAG)) {
+    if constexpr (is_trits(TAG)) {
+        for (auto &part : zero_points) part = I::repeat(1);
+    } else if constexpr (!is_integer(TAG)) {
         for (auto &part : zero_points) part = I::repeat(kMiddle - I::kOffset8);
     } else {
         ask_for(stored + kPrefetchFactors);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "factors.hpp"
-#include "trellis.hpp"
+#include "tiles.hpp"
 
 namespace laq {
 namespace {
@@ -26,30 +26,35 @@ constexpr int odd_up(int bits) { return bits == 2 ? 2 : bits & 1; }
 // Where both lie alike they share one sum, unless that of a single input would have to wait for itself.
 constexpr bool share_sum(int bits, int n_inputs) { return odd_up(bits) == 0 && n_inputs > 1; }
 
-// The width of what dot products see: levels of a trellis are bytes.
-constexpr int seen_width(int tag) { return is_trellis(tag) ? 8 : tag; }
+// Codes that stand for themselves, where others are looked up.
+struct Themselves {
+    template <class Bytes>
+    LAQ_INLINE Bytes entries(Bytes codes) const { return codes; }
+};
 
-template <class I, int B, bool kTwoPlanes, int N, int S>
-LAQ_INLINE void add_slot(const uint8_t *brick, const int8_t *high, const int8_t *low, int stride, Sums<I, N> &sums) {
-    constexpr int odd = S & 1, set = share_sum(B, N) ? 0 : odd;
+// Lines of B bits a code; codes, or what is looked up, have at most SEEN bits.
+template <class I, int B, int SEEN, bool kTwoPlanes, int N, int S, class Lookup>
+LAQ_INLINE void add_slot(const uint8_t *brick, const int8_t *high, const int8_t *low, int stride, const Lookup &lookup,
+                         Sums<I, N> &sums) {
+    constexpr int odd = S & 1, set = share_sum(SEEN, N) ? 0 : odd, up = B == SEEN ? odd * odd_up(SEEN) : 0;
 #pragma GCC unroll 4
     for (int part = 0; part < I::kParts; part++) {
-        const auto codes = slot_codes<I, B, S, odd * odd_up(B)>(brick, kLineBytes / I::kParts * part);
+        const auto codes = lookup.entries(slot_codes<I, B, S, up>(brick, kLineBytes / I::kParts * part));
 #pragma GCC unroll 4
         for (int n = 0; n < N; n++) {
             auto &sum = sums.high[n][set][part], &of_low = sums.low[n][set][part];
-            sum = I::template dot<B>(sum, codes, I::repeat4(high + n * stride + 4 * S));
+            sum = I::template dot<SEEN>(sum, codes, I::repeat4(high + n * stride + 4 * S));
             if constexpr (kTwoPlanes) {
-                of_low = I::template dot<B>(of_low, codes, I::repeat4(low + n * stride + 4 * S));
+                of_low = I::template dot<SEEN>(of_low, codes, I::repeat4(low + n * stride + 4 * S));
             }
         }
     }
 }
 
-template <class I, int B, bool kTwoPlanes, int N, int... S>
-LAQ_INLINE void add_brick(const uint8_t *brick, const int8_t *high, const int8_t *low, int stride, Sums<I, N> &sums,
-                          Sequence<S...>) {
-    (add_slot<I, B, kTwoPlanes, N, S>(brick, high, low, stride, sums), ...);
+template <class I, int B, int SEEN, bool kTwoPlanes, int N, class Lookup, int... S>
+LAQ_INLINE void add_brick(const uint8_t *brick, const int8_t *high, const int8_t *low, int stride, const Lookup &lookup,
+                          Sums<I, N> &sums, Sequence<S...>) {
+    (add_slot<I, B, SEEN, kTwoPlanes, N, S>(brick, high, low, stride, lookup, sums), ...);
 }
 
 template <class I, int B, int N>
@@ -77,9 +82,10 @@ LAQ_INLINE Sums<I, N> no_sums() {
     return sums;
 }
 
-template <class I, int B, bool kTwoPlanes, int N>
-LAQ_INLINE Sums<I, N> sums_of_tile(const laq_matrix &matrix, const Activations &x, int64_t tile,
-                                   const uint8_t *payload) {
+// Unpacked in registers.
+template <class I, int B, int SEEN, bool kTwoPlanes, int N, class Lookup>
+LAQ_INLINE Sums<I, N> sums_of_lines(const laq_matrix &matrix, const Activations &x, int64_t tile,
+                                    const uint8_t *payload, const Lookup &lookup) {
     const int64_t first = int64_t{matrix.groups[tile]} * N * matrix.group_size;
     Sums<I, N> sums = no_sums<I, N>();
     for (int column = 0; column < matrix.group_size; column += kBrickColumns, payload += kLineBytes * B) {
@@ -87,26 +93,41 @@ LAQ_INLINE Sums<I, N> sums_of_tile(const laq_matrix &matrix, const Activations &
         for (int line = 0; line < B; line++) {
             ask_for(payload + kLineBytes * line + kPrefetch);
         }
-        add_brick<I, B, kTwoPlanes, N>(payload, x.high + first + column, x.low + first + column, matrix.group_size,
-                                       sums, Slots{});
+        add_brick<I, B, SEEN, kTwoPlanes, N>(payload, x.high + first + column, x.low + first + column,
+                                             matrix.group_size, lookup, sums, Slots{});
     }
     return sums;
 }
 
-// The same for a trellis tile: its levels are looked up first.
-template <class I, int B, bool kTwoPlanes, int N>
-LAQ_INLINE Sums<I, N> sums_of_trellis(const laq_matrix &matrix, const Activations &x, int64_t tile,
-                                      const uint8_t *payload) {
+// Unpacked to memory first.
+template <class I, int TAG, bool kTwoPlanes, int N>
+LAQ_INLINE Sums<I, N> sums_of_bytes(const laq_matrix &matrix, const Activations &x, int64_t tile,
+                                    const uint8_t *payload) {
     const int64_t first = int64_t{matrix.groups[tile]} * N * matrix.group_size;
-    alignas(64) uint8_t levels[32 * kLineBytes];
-    for (int ahead = 0; ahead < 2 * B * matrix.group_size; ahead += kLineBytes) ask_for(payload + kPrefetch + ahead);
-    trellis_tile<I, B>(payload, matrix.group_size / kBrickColumns, levels);
+    const int n_bytes = tile_bytes(TAG, matrix.group_size);
+    alignas(64) uint8_t bytes[32 * kLineBytes];
+    for (int ahead = 0; ahead < n_bytes; ahead += kLineBytes) ask_for(payload + kPrefetch + ahead);
+    unpack_seen<I, TAG, 0>(payload, matrix.group_size, nullptr, bytes);
     Sums<I, N> sums = no_sums<I, N>();
     for (int column = 0; column < matrix.group_size; column += kBrickColumns) {
-        add_brick<I, 8, kTwoPlanes, N>(levels + kLineBytes / 4 * column, x.high + first + column,
-                                       x.low + first + column, matrix.group_size, sums, Slots{});
+        add_brick<I, 8, seen_width(TAG), kTwoPlanes, N>(bytes + kLineBytes / 4 * column, x.high + first + column,
+                                                          x.low + first + column, matrix.group_size, Themselves{},
+                                                          sums, Slots{});
     }
     return sums;
+}
+
+template <class I, int TAG, bool kTwoPlanes, int N>
+LAQ_INLINE Sums<I, N> sums_of_tile(const laq_matrix &matrix, const Activations &x, int64_t tile,
+                                   const uint8_t *payload, const uint8_t *table) {
+    constexpr int width = width_of(TAG);
+    if constexpr (is_trellis(TAG) || is_trits(TAG)) {
+        return sums_of_bytes<I, TAG, kTwoPlanes, N>(matrix, x, tile, payload);
+    } else if constexpr (is_table(TAG)) {
+        return sums_of_lines<I, width, 8, kTwoPlanes, N>(matrix, x, tile, payload, typename I::Sixteen(table));
+    } else {
+        return sums_of_lines<I, width, width, kTwoPlanes, N>(matrix, x, tile, payload, Themselves{});
+    }
 }
 
 // What the sums of a tile add to the outputs.
@@ -141,7 +162,7 @@ LAQ_INLINE void add_outputs(const laq_matrix &matrix, const Activations &x, int6
 template <class I, int TAG, bool kTwoPlanes, int N>
 __attribute__((noinline)) Cursor vector_run(const laq_matrix &matrix, const Activations &x, int64_t first, int64_t last,
                                             int octave, Cursor at, Outputs<I, N> &out) {
-    constexpr int width = width_of(TAG);
+    const uint8_t *table = is_table(TAG) ? table_of(matrix.bits[first], matrix.palettes) : nullptr;
     Outputs<I, N> total = out;
     const auto add = [&](int64_t tile, const Sums<I, N> &sums) {
         add_outputs<I, TAG, kTwoPlanes, N>(matrix, x, tile, octave, at.zero_points, sums, total);
@@ -149,11 +170,8 @@ __attribute__((noinline)) Cursor vector_run(const laq_matrix &matrix, const Acti
     };
     Sums<I, N> before{};
     for (int64_t tile = first; tile < last; tile++) {
-        const Sums<I, N> sums = [&]() __attribute__((always_inline)) {
-            if constexpr (is_trellis(TAG)) return sums_of_trellis<I, width, kTwoPlanes, N>(matrix, x, tile, at.payload);
-            else return sums_of_tile<I, width, kTwoPlanes, N>(matrix, x, tile, at.payload);
-        }();
-        at.payload += 2 * width * matrix.group_size;
+        const Sums<I, N> sums = sums_of_tile<I, TAG, kTwoPlanes, N>(matrix, x, tile, at.payload, table);
+        at.payload += tile_bytes(TAG, matrix.group_size);
         if constexpr (N > 1) {
             add(tile, sums);
         } else {

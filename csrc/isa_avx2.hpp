@@ -52,6 +52,21 @@ struct Avx2 {
         const uint8_t *bytes;
     };
 
+    struct Sixteen {
+        explicit LAQ_INLINE Sixteen(const uint8_t *p)
+            : row(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)))) {}
+        LAQ_INLINE Bytes entries(Bytes a) const { return _mm256_shuffle_epi8(row, a); }
+        Bytes row;
+    };
+
+    // From 86 up a digit is 1, from 171 up 2; true is -1.
+    static LAQ_INLINE Bytes next_trit(Bytes &rest) {
+        const Bytes one = _mm256_cmpeq_epi8(_mm256_max_epu8(rest, _mm256_set1_epi8(86)), rest);
+        const Bytes two = _mm256_cmpeq_epi8(_mm256_max_epu8(rest, _mm256_set1_epi8(static_cast<char>(171))), rest);
+        rest = _mm256_add_epi8(rest, _mm256_add_epi8(rest, rest));
+        return _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(one, two));
+    }
+
     static LAQ_INLINE Bytes repeat4(const int8_t *p) {
         int32_t four;
         memcpy(&four, p, 4);

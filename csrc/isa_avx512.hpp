@@ -66,6 +66,22 @@ struct Avx512 {
     };
 #endif
 
+    struct Sixteen {
+        explicit LAQ_INLINE Sixteen(const uint8_t *p)
+            : row(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)))) {}
+        LAQ_INLINE Bytes entries(Bytes a) const { return _mm512_shuffle_epi8(row, a); }
+        Bytes row;
+    };
+
+    // Above 85 a digit is 1, above 170 it is 2.
+    static LAQ_INLINE Bytes next_trit(Bytes &rest) {
+        const Bytes ones = _mm512_set1_epi8(1);
+        const __mmask64 two = _mm512_cmpgt_epu8_mask(rest, _mm512_set1_epi8(static_cast<char>(170)));
+        const Bytes one = _mm512_maskz_mov_epi8(_mm512_cmpgt_epu8_mask(rest, _mm512_set1_epi8(85)), ones);
+        rest = _mm512_add_epi8(rest, _mm512_add_epi8(rest, rest));
+        return _mm512_mask_add_epi8(one, two, one, ones);
+    }
+
     // Repeated by the product itself. As an instruction: GCC 12 would repeat them into a register first.
     struct Four { int8_t v[4]; };
     static LAQ_INLINE const Four &repeat4(const int8_t *p) { return *reinterpret_cast<const Four *>(p); }

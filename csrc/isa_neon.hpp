@@ -46,6 +46,19 @@ struct Neon {
         uint8x16x4_t quarters[4];
     };
 
+    struct Sixteen {
+        explicit LAQ_INLINE Sixteen(const uint8_t *p) : row(vld1q_u8(p)) {}
+        LAQ_INLINE Bytes entries(Bytes a) const { return vqtbl1q_u8(row, a); }
+        Bytes row;
+    };
+
+    // From 86 up a digit is 1, from 171 up 2; true is -1.
+    static LAQ_INLINE Bytes next_trit(Bytes &rest) {
+        const Bytes one = vcgeq_u8(rest, vdupq_n_u8(86)), two = vcgeq_u8(rest, vdupq_n_u8(171));
+        rest = vaddq_u8(rest, vaddq_u8(rest, rest));
+        return vsubq_u8(vdupq_n_u8(0), vaddq_u8(one, two));
+    }
+
     static LAQ_INLINE int8x16_t repeat4(const int8_t *p) {
         int32_t four;
         memcpy(&four, p, 4);

@@ -50,6 +50,18 @@ struct Scalar {
         const uint8_t *bytes;
     };
 
+    using Sixteen = Table;
+
+    static LAQ_INLINE Bytes next_trit(Bytes &rest) {
+        Bytes r;
+        for (int i = 0; i < 64; i++) {
+            const int three = 3 * rest.v[i];
+            r.v[i] = static_cast<uint8_t>(three >> 8);
+            rest.v[i] = static_cast<uint8_t>(three);
+        }
+        return r;
+    }
+
     // Four neighbouring activations; for all rows alike.
     struct Four { int8_t v[4]; };
     static LAQ_INLINE Four repeat4(const int8_t *p) {

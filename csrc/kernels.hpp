@@ -15,6 +15,8 @@
 //                            of 8 bits, or else not above 127
 //   kOffset8                 what `dot` takes off codes of 8 bits
 //   Table                    256 bytes in registers or near them; entries(Bytes) looks each byte up
+//   Sixteen                  the same of 16 bytes, for bytes below 16
+//   next_trit                the first of the digits 0, 1, 2 that bytes hold, which it takes off: byte x 3 div 256
 //   spread, widen            eight numbers to eight bytes, sixteen bytes to the integers of a part
 #pragma once
 
@@ -25,7 +27,7 @@
 #include "many_inputs.hpp"
 #include "quantize.hpp"
 #include "rounding.hpp"
-#include "trellis.hpp"
+#include "tiles.hpp"
 
 namespace laq {
 namespace {

@@ -41,6 +41,8 @@ LAQ_INLINE V smaller(V a, V b) { return a < b ? a : b; }
 template <class V>
 LAQ_INLINE V larger(V a, V b) { return a > b ? a : b; }
 
+LAQ_INLINE Rows magnitude(Rows a) { return reinterpret_cast<Rows>(row_bits(a) & 0x7fffffff); }
+
 // 0 .. top; what is below zero has the sign bit, so integers compare it in one instruction.
 LAQ_INLINE Rows within(Rows a, Rows top) {
     const Rows above = reinterpret_cast<Rows>(larger(row_bits(a), RowInts{}));

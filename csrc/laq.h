@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or function below changes. */
-#define LAQ_ABI_VERSION 5
+#define LAQ_ABI_VERSION 6
 
 enum {
     LAQ_OK = 0,
@@ -42,14 +42,14 @@ typedef struct {
     int32_t group_size;        /* 32, 64 or 128 */
     int32_t scale_format;
     int64_t n_tiles;                   /* stored tiles */
-    int64_t payload_bytes;             /* sum of 2 * group_size * width */
+    int64_t payload_bytes;             /* sum over tiles, see docs/FORMAT.md */
     int64_t zero_point_bytes;          /* sum of 2 * width over tiles of integers */
     const uint8_t *payload;            /* bricks */
-    const uint8_t *bits;               /* [n_tiles] tags: the width of codes, 16 more for a trellis */
+    const uint8_t *bits;               /* [n_tiles] tags, see docs/FORMAT.md */
     const uint16_t *groups;            /* [n_tiles] */
     const void *scales;                /* [n_tiles, 16] uint8 or float16, for LOG4 [n_tiles, 9] */
     const int8_t *octaves;             /* [row blocks] base-2 exponent of each row block, for LOG8 and LOG4 */
-    const uint8_t *zero_points;        /* as wide as codes, 16 a tile; none for a trellis */
+    const uint8_t *zero_points;        /* of integers, as wide as codes, 16 a tile */
     const int32_t *tile_starts;        /* [row blocks + 1] first stored tile of each row block */
     const int64_t *zero_offsets;       /* [row blocks] byte of zero_points where each row block starts */
     const int64_t *row_offsets;        /* [row blocks] byte of the payload where each row block starts */
@@ -57,6 +57,7 @@ typedef struct {
     const void *column_permutation;    /* source column of each stored column, or NULL */
     int32_t row_index_bytes;           /* 2 or 4: size of an index in row_permutation */
     int32_t column_index_bytes;        /* the same for column_permutation */
+    const uint8_t *palettes;           /* [28] entries of 2, 3 and 4 bits, or NULL without tiles that use them */
 } laq_matrix;
 
 LAQ_API int32_t laq_abi_version(void);
@@ -156,7 +157,7 @@ LAQ_API int32_t laq_run(const laq_step *steps, int64_t n_steps);
 typedef struct {
     int32_t tag;                   /* as in laq_matrix; 0: absent */
     int32_t n_levels;              /* values of a code: 1 (absent) to 256 */
-    int32_t first_step, last_step; /* 0 to 64; from -64 for a trellis */
+    int32_t first_step, last_step; /* 0 to 64; from -64 for all but integers */
     float terms[3];                /* of a trellis: v in steps of the scale has an error of a + c v^4 + d v^6 */
 } laq_format;
 
@@ -171,6 +172,8 @@ typedef struct {
     const float *floors;         /* [n_rows] smallest log step worth using, whole numbers of -320 to 240 */
     const laq_format *formats;
     int32_t n_formats;
+    const uint8_t *palettes;     /* [28] for each row block, as in laq_matrix, or NULL if none is asked for */
+    int64_t palette_stride;      /* bytes from those of one row block to the next; 0 if all have the same */
 } laq_source;
 
 /* How one group of columns is to be rounded, and what comes of it. */
@@ -197,11 +200,12 @@ typedef struct {
     const int64_t *code_starts;    /* [n_tiles] first code of each tile */
     int64_t stride;                /* codes from one row to the next */
     const int64_t *payload_starts; /* [n_tiles] first byte of each tile's lines */
+    const uint8_t *palettes;       /* as in laq_matrix; packing needs none */
 } laq_tiles;
 
 /* Codes to lines of bits. */
 LAQ_API int32_t laq_pack(const laq_tiles *tiles, const uint8_t *codes, uint8_t *payload);
-/* And back; of a trellis what its codes stand for, as bytes. */
+/* And back; where codes are looked up what they stand for, as bytes. */
 LAQ_API int32_t laq_unpack(const laq_tiles *tiles, const uint8_t *payload, uint8_t *codes);
 
 /* Read n bytes as fast as the machine can, with all threads; for benchmarks. Returns the xor of the first eight

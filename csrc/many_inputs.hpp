@@ -2,7 +2,7 @@
 #pragma once
 
 #include "factors.hpp"
-#include "trellis.hpp"
+#include "tiles.hpp"
 
 namespace laq {
 namespace {
@@ -66,12 +66,9 @@ void block_tile(const laq_matrix &matrix, const Activations &x, int64_t tile, in
                 int n, float *out) {
     const int group_size = matrix.group_size;
     alignas(64) uint8_t codes[32 * kLineBytes];
-    constexpr int width = width_of(TAG), seen = is_trellis(TAG) || width == 8 ? 8 : 6;  // 8 bits or less, to products
-    if constexpr (is_trellis(TAG)) {
-        trellis_tile<I, width>(at.payload, group_size / kBrickColumns, codes);
-    } else {
-        unpack_tile<I, width, has_half_steps(width) ? 1 : 0>(at.payload, group_size / kBrickColumns, codes);
-    }
+    constexpr int seen = seen_width(TAG) == 8 ? 8 : 6;  // 8 bits or less, to products
+    const uint8_t *table = is_table(TAG) ? table_of(matrix.bits[tile], matrix.palettes) : nullptr;
+    unpack_seen<I, TAG, has_half_steps(TAG) ? 1 : 0>(at.payload, group_size, table, codes);
     RowFactors<I> rows;
     load_row_factors<I, TAG>(matrix, tile, octave, at.zero_points, rows);
     const int64_t first = matrix.groups[tile] * x.n_inputs + input;
@@ -91,7 +88,7 @@ void block_rows(const laq_matrix &matrix, const Activations &x, int64_t block, C
     memset(out, 0, sizeof(float) * kTileRows * n);
     const int octave = matrix.octaves != nullptr ? matrix.octaves[block] : 0;
     for (int64_t tile = matrix.tile_starts[block]; tile < matrix.tile_starts[block + 1]; tile++) {
-        const int tag = matrix.bits[tile], n_bytes = 2 * width_of(tag) * matrix.group_size;
+        const int tag = matrix.bits[tile], n_bytes = tile_bytes(tag, matrix.group_size);
         for (int ahead = 0; ahead < n_bytes; ahead += kLineBytes) {
             ask_for(at.payload + kPrefetch + ahead);
         }

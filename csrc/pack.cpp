@@ -57,9 +57,32 @@ void pack_tile(const uint8_t *codes, int64_t stride, int bits, int group_size, u
     }
 }
 
-void unpack_tile(const Tier &tier, const uint8_t *lines, int tag, int group_size, uint8_t *codes, int64_t stride) {
+// Five trits a byte, the first of most weight, as a fraction of 256 that is rounded up; what fills no line has two bits a
+// code.
+void pack_trits(const uint8_t *codes, int64_t stride, int group_size, uint8_t *to) {
+    const auto code = [&](int slot, int lane) { return int{codes[lane / 4 * stride + 4 * slot + lane % 4]}; };
+    const int n_slots = group_size / 4, in_lines = n_slots - n_slots % kTritsOfByte;
+    for (int slot = 0; slot < in_lines; slot += kTritsOfByte) {
+        for (int lane = 0; lane < kLineBytes; lane++) {
+            int value = 0;
+            for (int i = 0; i < kTritsOfByte; i++) value = 3 * value + code(slot + i, lane);
+            *to++ = static_cast<uint8_t>((256 * value + 242) / 243);
+        }
+    }
+    for (int slot = in_lines; slot < n_slots; slot++) {
+        for (int lane = 0; lane < kLineBytes; lane += 4) {
+            int byte = 0;
+            for (int i = 0; i < 4; i++) byte |= code(slot, lane + i) << (2 * i);
+            *to++ = static_cast<uint8_t>(byte);
+        }
+    }
+}
+
+void unpack_tile(const Packing &call, const uint8_t *lines, int tag, uint8_t *codes) {
     alignas(64) uint8_t rows[kTileRows * 128];
-    tier.levels(lines, tag, group_size, rows);
+    const int64_t stride = call.tiles.stride;
+    const int group_size = call.tiles.group_size;
+    call.tier.levels(lines, tag, group_size, call.tiles.palettes, rows);
     for (int row = 0; row < kTileRows; row++) {
         memcpy(codes + row * stride, rows + row * group_size, static_cast<size_t>(group_size));
     }
@@ -76,14 +99,16 @@ void each_tile(const laq_tiles &tiles, int64_t part, Work work) {
 void pack_some(void *context, int64_t part) {
     const Packing &call = *static_cast<const Packing *>(context);
     each_tile(call.tiles, part, [&](int tag, int64_t codes, int64_t payload) {
-        pack_tile(call.from + codes, call.tiles.stride, width_of(tag), call.tiles.group_size, call.to + payload);
+        const laq_tiles &tiles = call.tiles;
+        if (is_trits(tag)) pack_trits(call.from + codes, tiles.stride, tiles.group_size, call.to + payload);
+        else pack_tile(call.from + codes, tiles.stride, width_of(tag), tiles.group_size, call.to + payload);
     });
 }
 
 void unpack_some(void *context, int64_t part) {
     const Packing &call = *static_cast<const Packing *>(context);
     each_tile(call.tiles, part, [&](int tag, int64_t codes, int64_t payload) {
-        unpack_tile(call.tier, call.from + payload, tag, call.tiles.group_size, call.to + codes, call.tiles.stride);
+        unpack_tile(call, call.from + payload, tag, call.to + codes);
     });
 }
 
@@ -102,9 +127,11 @@ void pack(const Tier &tier, const laq_tiles &tiles, const uint8_t *codes, uint8_
     Pool::get().run(parts_of(tiles), pack_some, &call);
 }
 
-void unpack(const Tier &tier, const laq_tiles &tiles, const uint8_t *payload, uint8_t *codes) {
+int32_t unpack(const Tier &tier, const laq_tiles &tiles, const uint8_t *payload, uint8_t *codes) {
+    if (tiles.palettes == nullptr && std::any_of(tiles.bits, tiles.bits + tiles.n_tiles, is_palette)) return LAQ_BAD_TILE;
     Packing call{tier, tiles, payload, codes};
     Pool::get().run(parts_of(tiles), unpack_some, &call);
+    return LAQ_OK;
 }
 
 }  // namespace laq

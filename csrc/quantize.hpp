@@ -3,6 +3,7 @@
 // src/laq/quantizers/common/torch_engine.py defines both.
 #pragma once
 
+#include "table_search.hpp"
 #include "trellis_search.hpp"
 
 namespace laq {
@@ -21,18 +22,20 @@ constexpr int kParts = kTileRows / kLanes;
 // What the search of every format starts from, of `kLanes` rows.
 struct Start {
     Group group;
+    int64_t row_block;
     Range range;
     Powers powers;
 };
 
-LAQ_INLINE Start start_of(const laq_source &source, const Group &group, const float *floors) {
-    return {group, range_of(group, floors), powers_of(source, group, floors)};
+LAQ_INLINE Start start_of(const laq_source &source, const Group &group, int64_t row_block, const float *floors) {
+    return {group, row_block, range_of(group, floors), powers_of(source, group, floors)};
 }
 
-// Called from two places: inlined it would be compiled twice.
+// Called from several places: inlined it would be compiled as often.
 __attribute__((noinline)) Grid find(const laq_source &source, const Start &start, const laq_format &format) {
-    return is_trellis(format.tag) ? predict(source, start.powers, format)
-                                  : search(source, start.group, start.range, format);
+    if (is_trellis(format.tag)) return predict(source, start.powers, format);
+    if (is_integer(format.tag)) return search(source, start.group, start.range, format);
+    return search_table(source, start.group, start.range.floor, entries_of(source, format, start.row_block), format);
 }
 
 // Scales of a tile that are too far below its largest for LOG4 are searched again from a floor within reach.
@@ -53,7 +56,8 @@ inline void within_span(const laq_source &source, const Start *starts, const flo
         bool any = false;
         for (int i = 0; i < kLanes; i++) any = any || grid.stored[i] < lowest;
         if (!any) continue;
-        const Grid again = find(source, start_of(source, starts[part].group, raised + part * kLanes), format);
+        const Start &start = starts[part];
+        const Grid again = find(source, start_of(source, start.group, start.row_block, raised + part * kLanes), format);
         const RowInts below = grid.stored < lowest;
         grid.scales = below ? again.scales : grid.scales;
         grid.zero_points = below ? again.zero_points : grid.zero_points;
@@ -80,7 +84,7 @@ inline void errors_kernel(const laq_source &source, int64_t first, int64_t last,
             for (int part = 0; part < kParts; part++) {
                 const float *weights = source.column_weights + at * source.group_size;
                 const Group group{values + part * kLanes, weights, source.group_size};
-                starts[part] = start_of(source, group, floors + part * kLanes);
+                starts[part] = start_of(source, group, row / kTileRows, floors + part * kLanes);
             }
             for (int i = 0; i < source.n_formats; i++) {
                 Grid grids[kParts];
@@ -92,21 +96,38 @@ inline void errors_kernel(const laq_source &source, int64_t first, int64_t last,
     }
 }
 
-// Round columns in order; with a factor each one's error goes to those that follow. Changes `values`.
-LAQ_INLINE void round_columns(const laq_source &source, const laq_rounding &to, int64_t row, const Grid &grid,
-                              int n_levels, float *values) {
-    const Rows inverse = 1.0f / grid.scales, top = all_rows(static_cast<float>(n_levels - 1));
+// Round columns in order; with a factor each one's error goes to those that follow. `nearest_of` takes values in steps of
+// the scale. Changes `values`.
+template <class Nearest>
+LAQ_INLINE void round_columns(const laq_source &source, const laq_rounding &to, int64_t row, Rows scales,
+                              Nearest nearest_of, float *values) {
+    const Rows inverse = 1.0f / scales;
     for (int i = 0; i < source.group_size; i++) {
         const Rows value = load_rows(values + kTileRows * i);
-        const Rows code = nearest(within(value * inverse + grid.zero_points, top));
-        const RowBytes bytes = __builtin_convertvector(__builtin_convertvector(code, RowInts), RowBytes);
+        const Rounded rounded = nearest_of(value * inverse);
+        const RowBytes bytes = __builtin_convertvector(__builtin_convertvector(rounded.code, RowInts), RowBytes);
         memcpy(to.codes + i * source.n_rows + row, &bytes, sizeof bytes);
         if (to.factor == nullptr) continue;
         const float *factor = to.factor + i * source.group_size;
-        const Rows error = (value - (code - grid.zero_points) * grid.scales) * (1.0f / factor[i]);
+        const Rows error = (value - rounded.level * scales) * (1.0f / factor[i]);
         store_rows(to.errors + i * source.n_rows + row, error);
         spread_error(error, factor, i, source.group_size, values);
     }
+}
+
+LAQ_INLINE void round_columns(const laq_source &source, const laq_rounding &to, int64_t row, const Grid &grid,
+                              const laq_format &format, float *values) {
+    if (is_table(format.tag)) {
+        const Entries entries = entries_of(source, format, row / kTileRows);
+        const auto of_table = [&](Rows scaled) __attribute__((always_inline)) { return nearest_entry(entries, scaled); };
+        return round_columns(source, to, row, grid.scales, of_table, values);
+    }
+    const Rows top = all_rows(static_cast<float>(format.n_levels - 1));
+    const auto of_integers = [&](Rows scaled) __attribute__((always_inline)) {
+        const Rows code = nearest(within(scaled + grid.zero_points, top));
+        return Rounded{code, code - grid.zero_points};
+    };
+    round_columns(source, to, row, grid.scales, of_integers, values);
 }
 
 inline void rounding_kernel(const laq_source &source, const laq_rounding &to, int64_t first, int64_t last) {
@@ -119,7 +140,7 @@ inline void rounding_kernel(const laq_source &source, const laq_rounding &to, in
         Start starts[kParts];
         for (int part = 0; part < kParts; part++) {
             const Group group{values + part * kLanes, source.column_weights, source.group_size};
-            starts[part] = start_of(source, group, floors + part * kLanes);
+            starts[part] = start_of(source, group, block, floors + part * kLanes);
         }
         Grid grids[kParts];
         find_tile(source, starts, floors, format, grids);
@@ -131,7 +152,7 @@ inline void rounding_kernel(const laq_source &source, const laq_rounding &to, in
             int16_t stored[kLanes];
             for (int i = 0; i < kLanes; i++) stored[i] = static_cast<int16_t>(grid.stored[i]);
             memcpy(to.scales + row, stored, sizeof stored);
-            if (!trellis) round_columns(source, to, row, grid, format.n_levels, values + part * kLanes);
+            if (!trellis) round_columns(source, to, row, grid, format, values + part * kLanes);
         }
         if (trellis) round_tile(source, to, kTileRows * block, width_of(format.tag), scales, values);
     }

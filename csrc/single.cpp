@@ -33,7 +33,7 @@ struct Place {
     int64_t payload, zero_points;
 
     void pass(const laq_matrix &m, int64_t tile) {
-        payload += 2 * m.group_size * width_of(m.bits[tile]);
+        payload += tile_bytes(m.bits[tile], m.group_size);
         zero_points += 2 * zero_point_bits(m.bits[tile]);
     }
 };
@@ -42,10 +42,10 @@ struct Place {
 void decode_tile(const laq_matrix &m, const Tier &tier, int64_t block, int64_t tile, const Place &at, float *out) {
     alignas(64) uint8_t levels[kTileRows * 128];
     const int tag = m.bits[tile];
-    tier.levels(m.payload + at.payload, tag, m.group_size, levels);
+    tier.levels(m.payload + at.payload, tag, m.group_size, m.palettes, levels);
     for (int row = 0; row < kTileRows; row++) {
         const float scale = stored_scale(m, block, tile, row);
-        const float zero = is_trellis(tag) ? kMiddle : stored_zero_point(m.zero_points + at.zero_points, tag, row);
+        const float zero = is_integer(tag) ? stored_zero_point(m.zero_points + at.zero_points, tag, row) : kMiddle;
         for (int i = 0; i < m.group_size; i++) {
             out[row * m.group_size + i] = scale * (static_cast<float>(levels[row * m.group_size + i]) - zero);
         }

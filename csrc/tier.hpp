@@ -16,15 +16,31 @@ constexpr int kPrefetchFactors = 512;  // of scales and of zero points
 // Inputs that share one unpacked tile; their float sums stay in the first-level cache.
 constexpr int kInputChunk = 128;
 
-// What the tile table says of a tile: the width of its codes, and 16 more for a trellis.
+// What the tile table says of a tile: the width of its codes, and a multiple of 16 for what they stand for.
 namespace {
-constexpr int kTrellisTag = 16;
-constexpr int kMiddle = 128;  // the level of a trellis that stands for zero
-constexpr bool is_trellis(int tag) { return tag >= kTrellisTag; }
+constexpr int kTrellisTag = 16, kPaletteTag = 32, kNf4 = 48 + 4, kFp4 = 64 + 4, kTrits = 80 + 2;
+constexpr int kMiddle = 128;        // the level that stands for zero, where levels are entries of a table
+constexpr int kPaletteBytes = 28;   // of all palettes of a matrix: 4, 8 and 16 entries
+constexpr int kTritsOfByte = 5;
+constexpr bool is_integer(int tag) { return tag < kTrellisTag; }
+constexpr bool is_trellis(int tag) { return tag >> 4 == kTrellisTag >> 4; }
+constexpr bool is_palette(int tag) { return tag >> 4 == kPaletteTag >> 4; }
+constexpr bool is_trits(int tag) { return tag == kTrits; }
+// Codes that each stand for one of up to sixteen entries.
+constexpr bool is_table(int tag) { return tag >= kPaletteTag; }
 constexpr int width_of(int tag) { return tag & 15; }
-constexpr int zero_point_bits(int tag) { return is_trellis(tag) ? 0 : tag; }
+constexpr int zero_point_bits(int tag) { return is_integer(tag) ? tag : 0; }
 constexpr bool is_tag(int tag) {
-    return is_trellis(tag) ? tag > kTrellisTag && tag <= kTrellisTag + 6 : tag >= 1 && tag <= 8 && tag != 7;
+    return is_integer(tag)   ? tag >= 1 && tag <= 8 && tag != 7
+           : is_trellis(tag) ? tag > kTrellisTag && tag <= kTrellisTag + 6
+           : is_palette(tag) ? tag >= kPaletteTag + 2 && tag <= kPaletteTag + 4
+                             : tag == kNf4 || tag == kFp4 || tag == kTrits;
+}
+// Bytes of a tile's codes.
+constexpr int tile_bytes(int tag, int group_size) {
+    const int n_slots = group_size / 4;
+    return is_trits(tag) ? kLineBytes * (n_slots / kTritsOfByte) + kLineBytes / 4 * (n_slots % kTritsOfByte)
+                         : 2 * group_size * width_of(tag);
 }
 
 // How scales are stored: bytes of the 16 of a tile.
@@ -36,7 +52,7 @@ constexpr int tile_scale_bytes(int scale_format) {
     return scale_format == LAQ_SCALES_LOG4 ? kLog4Bytes : scale_format == LAQ_SCALES_LOG8 ? kTileRows : 2 * kTileRows;
 }
 
-// A tag as a type, for what is compiled once for each.
+// A tag as a type, for what is compiled once for each; tables of one width are alike.
 template <int TAG>
 struct Tag {
     static constexpr int value = TAG;
@@ -57,6 +73,12 @@ LAQ_INLINE void by_tag(int tag, Work work) {
         case 20: return work(Tag<20>{});
         case 21: return work(Tag<21>{});
         case 22: return work(Tag<22>{});
+        case kPaletteTag + 2: return work(Tag<kPaletteTag + 2>{});
+        case kPaletteTag + 3: return work(Tag<kPaletteTag + 3>{});
+        case kPaletteTag + 4:
+        case kNf4:
+        case kFp4: return work(Tag<kPaletteTag + 4>{});
+        case kTrits: return work(Tag<kTrits>{});
         default: return work(Tag<8>{});
     }
 }
@@ -90,8 +112,8 @@ struct Tier {
     int64_t (*attention_scratch)(const laq_step &step);
     // Columns `first` to `last` of one row of a LAQ_MATMUL step; scratch for two rows, in lanes of 16.
     void (*multiply)(const laq_step &step, int64_t batch, int64_t row, int64_t first, int64_t last, float *scratch);
-    // What the codes of a tile stand for, bytes [16, group_size]: themselves, or entries of a trellis' table.
-    void (*levels)(const uint8_t *tile, int tag, int group_size, uint8_t *out);
+    // What the codes of a tile stand for, bytes [16, group_size]: themselves, or entries of a table.
+    void (*levels)(const uint8_t *tile, int tag, int group_size, const uint8_t *palettes, uint8_t *out);
     // Row blocks `first` to `last`; see laq_errors and laq_round.
     void (*errors)(const laq_source &source, int64_t first, int64_t last, float *errors);
     void (*round)(const laq_source &source, const laq_rounding &rounding, int64_t first, int64_t last);

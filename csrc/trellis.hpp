@@ -39,21 +39,5 @@ LAQ_INLINE void trellis_tile(const uint8_t *tile, int n_bricks, uint8_t *out) {
     levels_of_slots<I, B>(chains + kLineBytes, 8 * n_bricks, out);
 }
 
-// The function of a tier: levels of a tile as bytes [16, group_size].
-template <class I>
-void levels_kernel(const uint8_t *tile, int tag, int group_size, uint8_t *out) {
-    alignas(64) uint8_t slots[32 * kLineBytes];
-    by_tag(tag, [&](auto its) __attribute__((always_inline)) {
-        constexpr int mine = decltype(its)::value, n = kBrickColumns;
-        if constexpr (is_trellis(mine)) trellis_tile<I, width_of(mine)>(tile, group_size / n, slots);
-        else unpack_tile<I, mine, 0>(tile, group_size / n, slots);
-    });
-    for (int slot = 0; slot < group_size / 4; slot++) {
-        for (int row = 0; row < kTileRows; row++) {
-            memcpy(out + row * group_size + 4 * slot, slots + kLineBytes * slot + 4 * row, 4);
-        }
-    }
-}
-
 }  // namespace
 }  // namespace laq

@@ -13,8 +13,6 @@ constexpr int kChains = 4, kEntries = 256;
 // Cost of a path that does not start at the state given.
 constexpr float kUnreached = 1e30f;
 
-LAQ_INLINE Rows magnitude(Rows a) { return reinterpret_cast<Rows>(row_bits(a) & 0x7fffffff); }
-
 // Sums over a group of powers of its values, in units of a reference scale: all that predictions need of it.
 struct Powers {
     Rows exact, reference, zeroth, fourth, sixth;

@@ -191,16 +191,17 @@ def _mutated(arrays, generator):
 
 def _restructured(arrays, generator, group_size):
     """Change the tag of one tile, drop it or repeat it, and make everything else agree."""
-    from laq.core.packing import CODE_BITS, ZERO_POINT_BITS
+    from laq.core.packing import ZERO_POINT_BITS, tile_bytes
 
     tags = arrays["bits"]
-    payload_starts = np.cumsum(CODE_BITS[tags], dtype=np.int64) - CODE_BITS[tags]
-    offsets = arrays["row_offsets"].astype(np.int64) // (2 * group_size)
+    sizes_of_tag = tile_bytes(group_size)
+    payload_starts = np.cumsum(sizes_of_tag[tags]) - sizes_of_tag[tags]
+    offsets = arrays["row_offsets"].astype(np.int64)
     blocks = np.searchsorted(offsets, payload_starts, side="right") - 1
     tile, order, changed = int(generator.integers(len(tags))), list(range(len(tags))), tags.copy()
     kind = generator.integers(3)
     if kind == 0:
-        changed[tile] = generator.integers(26)
+        changed[tile] = generator.choice([*range(26), *range(33, 38), 52, 68, 82])
     elif kind == 1:
         order.remove(tile)
     else:
@@ -219,14 +220,12 @@ def _restructured(arrays, generator, group_size):
         return np.array([values[blocks[order] < block].sum() for block in range(len(offsets) + 1)])
 
     found = {
-        "payload": bytes_of("payload", CODE_BITS, 2 * group_size).reshape(-1, *arrays["payload"].shape[1:]),
+        "payload": bytes_of("payload", sizes_of_tag, 1).reshape(-1, *arrays["payload"].shape[1:]),
         "zero_points": bytes_of("zero_points", ZERO_POINT_BITS, 2),
         "bits": changed[order],
         "groups": arrays["groups"][order],
         "scales": arrays["scales"][order],
-        "row_offsets": (2 * group_size * before(CODE_BITS[changed[order]].astype(np.int64))[:-1]).astype(
-            arrays["row_offsets"].dtype
-        ),
+        "row_offsets": before(sizes_of_tag[changed[order]])[:-1].astype(arrays["row_offsets"].dtype),
     }
     if "tile_starts" in arrays:
         found["tile_starts"] = before(np.ones(len(order), np.int64)).astype(np.int32)

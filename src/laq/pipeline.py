@@ -31,6 +31,7 @@ from laq.steps import (
     Source,
     calibrate,
     check_measure,
+    check_together,
     measure_transformed,
     needs_held_out,
     open_network,
@@ -66,6 +67,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     group_size: int = 64,
     scale_format: str = "log4",
     transform: str | None = None,
+    low_rank: int | str = 0,
     keep: str | None = None,
     control: str | None = None,
     compare: bool = True,
@@ -90,8 +92,10 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         What shares one decision.
     allocator : str
         Method that spends bytes over units, see `laq methods`.
-    formats : "all", "integer" or "trellis"
-        Number formats that tiles may take, see docs/METHODS.md.
+    formats : str
+        Families of number formats that tiles may take, see docs/METHODS.md: "all" (integers and trellises),
+        "integer", "trellis", "palette", "nf4", "fp4", "ternary", "binary"; with commas between several. Or
+        "product": whole weights in product codes.
     quantizer : str
         Method that picks codes, see `laq methods`.
     range : str
@@ -103,6 +107,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         How scales are stored.
     transform : str, optional
         Methods that the network goes through first, such as "column_norm,awq"; see `laq methods`.
+    low_rank : int or "auto"
+        Rank of what is stored in 8 bits beside the tiles of every linear; "auto" chooses for each.
     keep : str, optional
         Regular expression of weights to leave alone.
     control : "permuted", optional
@@ -130,6 +136,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     _check_options(unit, group_size, scale_format, control)
     check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
     check_range(range, formats)
+    check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
     names, options = transforms_of(transform), EncodingNames(quantizer, range, group_size, scale_format)
     network = open_network(source, keep=keep)
     if names:
@@ -141,7 +148,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     if measured is not None:
         stats, curves = open_measured(measured)
         network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
-        _check_same(curves, options, (names, sensitivity))
+        _check_same(curves, options, (names, sensitivity, str(low_rank)))
         if mixes and curves.gains is None:
             raise RequestError(
                 f"{measured}: measured without mixes, asked for {mixes}", hint="measure again with --mixes"
@@ -156,7 +163,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
         stats = calibrate(network, splits, seed=seed)
         made = transform_network(network, stats, names, options)
-        measuring = Measuring(sensitivity, mixes, splits.held_out, seed)
+        measuring = Measuring(sensitivity, mixes, splits.held_out, seed, formats, low_rank)
         curves = measure_transformed(network, made, names, options, measuring)
     job = Job(network, made, splits, curves, unit, allocator, formats, control, seed)
     result = best_plan(
@@ -209,20 +216,20 @@ def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
     return stats, curves
 
 
-def _check_same(curves: Curves, options: EncodingNames, others: tuple[tuple[str, ...], str]) -> None:
+def _check_same(curves: Curves, options: EncodingNames, others: tuple[tuple[str, ...], str, str]) -> None:
     """Refuse settings that differ from those a measurement was made with."""
     group_size = curves.weights[0].grid.group_size
     own = EncodingNames(curves.quantizer, curves.range, group_size, curves.scale_format.value)
     found, asked = (
-        (one.quantizer, one.range, one.group_size, one.scale_format, ",".join(names) or "none", sensitivity)
-        for one, (names, sensitivity) in (
-            (own, (curves.transforms, curves.sensitivity)),
+        (one.quantizer, one.range, one.group_size, one.scale_format, ",".join(names) or "none", *rest)
+        for one, (names, *rest) in (
+            (own, (curves.transforms, curves.sensitivity, curves.low_rank)),
             (options, others),
         )
     )
     if asked != found:
         raise RequestError(
-            "measured with quantizer, range, group size, scales, transforms, sensitivity "
+            "measured with quantizer, range, group size, scales, transforms, sensitivity, low rank "
             f"{found}, asked for {asked}",
             hint="measure again, or ask for the same",
         )
@@ -290,4 +297,5 @@ def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
         "sensitivity": job.curves.sensitivity,
         "mixes": 0 if gains is None else gains.n_fitted + gains.n_held_out,
         "verdict": verdict,
+        **({} if job.curves.low_rank == "0" else {"low_rank": job.curves.low_rank}),
     }

@@ -15,7 +15,10 @@ from laq.calibration.data import CALIBRATION_TOKENS, Splits, evaluation_batches,
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import DataError, RequestError
+from laq.core.formats import PRODUCT, formats_of
+from laq.core.low_rank import ranks_of
 from laq.core.plan import Plan
+from laq.core.product import PRODUCT_CODES
 from laq.core.record import Record
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
@@ -110,8 +113,10 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     mixes: int = 0,
     batches: Sequence[Batch] = (),
     seed: int = 0,
+    formats: str = "all",
+    low_rank: int | str = 0,
 ) -> Curves:
-    """Measure the loss of every tile at every candidate format.
+    """Measure the loss of every tile at every format that plans may use.
 
     Parameters
     ----------
@@ -138,6 +143,10 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
         will be judged on.
     seed : int
         Seeds what is sampled.
+    formats : str
+        Families of formats, see `laq.core.formats.FAMILIES`; with commas between several.
+    low_rank : int or "auto"
+        Rank of the correction of every linear; "auto" measures several for a plan to choose from.
 
     Raises
     ------
@@ -148,7 +157,7 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     """
     opened, names = open_network(network), transforms_of(transform)
     options = EncodingNames(quantizer, range, group_size, scale_format)
-    measuring = Measuring(sensitivity, mixes, tuple(batches), seed)
+    measuring = Measuring(sensitivity, mixes, tuple(batches), seed, formats, low_rank)
     check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
     measuring.check()
     made = transform_network(opened, stats, names, options)
@@ -190,9 +199,14 @@ class Measuring:
     mixes: int = 0
     batches: tuple[Batch, ...] = ()
     seed: int = 0
+    formats: str = "all"
+    low_rank: int | str = 0
 
     def check(self) -> None:
-        """Raise DataError if batches are needed and there are none."""
+        """Raise RequestError for what cannot go together, DataError without the batches that are needed."""
+        check_together(
+            formats=self.formats, low_rank=self.low_rank, sensitivity=self.sensitivity, mixes=self.mixes
+        )
         if needs_held_out(self.sensitivity, self.mixes) and not self.batches:
             raise DataError(
                 "mixes, and sensitivities that run the network, need data that the statistics did not see",
@@ -219,6 +233,7 @@ def measure_transformed(
 ) -> Curves:
     """Measure what transforms `names` made of a network; see `measure`."""
     network, stats, scales = made.network, made.stats, ScaleFormat(options.scale_format)
+    products = PRODUCT_CODES if measuring.formats == PRODUCT else ()
     subject = Subject(
         network,
         stats,
@@ -228,6 +243,9 @@ def measure_transformed(
         measuring.batches,
         measuring.seed,
         options.range,
+        formats_of(measuring.formats),
+        (0,) if products else ranks_of(measuring.low_rank),
+        products,
     )
     measured = SENSITIVITIES.get(measuring.sensitivity)().measure(subject)
     curves = Curves(
@@ -243,11 +261,15 @@ def measure_transformed(
         data_hash=stats.data_hash,
         transforms=names,
         sensitivity=measuring.sensitivity,
+        alternatives=measured.alternatives,
+        low_rank=str(measuring.low_rank),
     )
     if not measuring.mixes:
         return curves
     n_mixes, seed = measuring.mixes, measuring.seed
-    return calibrated(curves, network, stats, measuring.batches, n_mixes=n_mixes, seed=seed)
+    return calibrated(
+        curves, network, stats, measuring.batches, n_mixes=n_mixes, seed=seed, formats=measuring.formats
+    )
 
 
 def check_measure(*, quantizer: str, range: str, sensitivity: str, mixes: int) -> type[Sensitivity]:
@@ -256,6 +278,17 @@ def check_measure(*, quantizer: str, range: str, sensitivity: str, mixes: int) -
     if mixes:
         check_mixes(mixes)
     return SENSITIVITIES.get(sensitivity)
+
+
+def check_together(*, formats: str, low_rank: int | str, sensitivity: str, mixes: int) -> None:
+    """Raise RequestError for what cannot be measured together."""
+    formats_of(formats)
+    whole = formats == PRODUCT or any(ranks_of(low_rank))
+    if whole and (mixes or sensitivity != "fisher"):
+        raise RequestError(
+            "corrections and product codes are measured by fisher, without mixes",
+            hint="leave --sensitivity and --mixes away, or --low-rank and --format product",
+        )
 
 
 def needs_held_out(sensitivity: str, mixes: int) -> bool:

@@ -184,19 +184,38 @@ def test_allocation_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("formats", ["integer", "trellis"])
+@pytest.mark.parametrize("formats", ["integer", "trellis", "palette"])
 def test_a_family_of_formats_is_kept_to(formats):
     curves = curves_of(3)
     budget = curves.original_bytes // 5
     plan = allocate(curves, budget, formats=formats)
     used = {CANDIDATES[c].name.rstrip("0123456789") for w in plan.weights for c in np.unique(w.choices)}
-    assert used <= {"int" if formats == "integer" else "trellis"}
-    assert allocate(curves, budget).predicted_loss_nats <= plan.predicted_loss_nats
+    assert used <= {"int" if formats == "integer" else formats}
+    together = allocate(curves, budget, formats="integer,trellis,palette")
+    assert together.predicted_loss_nats <= plan.predicted_loss_nats
+
+
+def test_plans_use_integers_and_trellises_by_default():
+    curves = curves_of(3)
+    budget = curves.original_bytes // 5
+    plans = [allocate(curves, budget, formats=formats) for formats in ("all", "integer,trellis")]
+    assert all(np.array_equal(a.choices, b.choices) for a, b in zip(*(p.weights for p in plans), strict=True))
+
+
+@pytest.mark.parametrize("formats", ["ternary", "binary"])
+def test_families_below_the_floor_have_none(formats):
+    curves = curves_of(2)
+    names = {
+        CANDIDATES[c].name
+        for w in allocate(curves, curves.original_bytes // 6, formats=formats).weights
+        for c in np.unique(w.choices)
+    }
+    assert names <= {"absent", {"ternary": "trits", "binary": "int1"}[formats]}
 
 
 def test_unknown_formats_are_refused_with_those_there_are():
     with pytest.raises(
-        RequestError, match="unknown formats 'float'\nhint: choose one of: all, integer, trellis"
+        RequestError, match="unknown formats 'float'\nhint: choose one of: all, integer, trellis, palette"
     ):
         allocate(curves_of(1), 10_000, formats="float")
 
@@ -207,5 +226,6 @@ def test_curves_that_know_nothing_of_a_family_are_refused():
     old = [replace(w, loss_nats=np.where(unknown, np.inf, w.loss_nats)) for w in curves.weights]
     older = replace(curves, weights=tuple(old))
     assert allocate(older, curves.original_bytes // 5).size_bytes
-    with pytest.raises(RequestError, match="nothing is known of trellis"):
-        allocate(older, curves.original_bytes // 5, formats="trellis", floor=True)
+    for formats in ("trellis", "integer,trellis"):
+        with pytest.raises(RequestError, match="nothing is known of trellis"):
+            allocate(older, curves.original_bytes // 5, formats=formats, floor=True)

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from laq.cli.options import Formats
 from laq.core.formats import FAMILIES
 from laq.core.plan import Plan
 
@@ -104,5 +103,10 @@ def test_allocator_can_be_chosen(laq, laq_well, refused, measured):
     refused(laq("plan", measured, "--bpw", "18", "--allocator", "magic"), "unknown allocator")
 
 
-def test_formats_are_those_of_the_library():
-    assert [one.value for one in Formats] == list(FAMILIES)
+def test_help_names_the_formats_there_are(laq):
+    shown = " ".join(laq("plan", "--help").stdout.replace("│", " ").split())
+    assert f"may take: {', '.join(FAMILIES)};" in shown
+
+
+def test_unknown_formats_are_refused_before_anything_is_read(laq, refused):
+    refused(laq("plan", "nowhere", "--bpw", "4", "--format", "integer,float"), "unknown formats 'float'")

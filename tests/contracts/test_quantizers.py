@@ -1,5 +1,6 @@
 """What every quantizer promises, checked the day its file appears."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,8 +23,12 @@ from laq.quantizers.common.sorting import sort_weight, sorted_hessian
 NAMES = QUANTIZERS.names()
 ROWS = 48
 N_GROUPS = 3
+PALETTES = torch.tensor([[1, 86, 170, 255, *range(16, 256, 32), *range(8, 256, 16)]], dtype=torch.uint8)
+"""Evenly spaced entries of 2, 3 and 4 bits."""
+
 LEVELS = torch.tensor([candidate.n_levels for candidate in CANDIDATES])
 INT1, INT2, INT3, INT4, INT8 = 1, 3, 4, 5, 8
+NF4, FP4, PALETTE2, TRITS = 15, 16, 17, 20
 
 
 def every_method(test):
@@ -67,9 +72,9 @@ def everywhere(choice, n_groups=N_GROUPS):
 
 def run(name, weight, choices, hessian, scale_format):
     method = QUANTIZERS.get(name)()
-    feedback = method.prepare(hessian)
+    feedback = replace(method.prepare(hessian), palettes=PALETTES)
     codes = method.quantize(weight, feedback, choices, scale_format=scale_format)
-    return codes, dequantize_columns(codes, choices, scale_format)
+    return codes, dequantize_columns(codes, choices, scale_format, PALETTES)
 
 
 def loss_of(weight, restored, hessian):
@@ -137,7 +142,7 @@ def test_same_input_gives_the_same_codes_and_is_left_alone(name, group_size, sca
     weight, hessian, choices = weight_of(columns), hessian_of(columns), mixed()
     before = [tensor.clone() for tensor in (weight, hessian, choices)]
     method = QUANTIZERS.get(name)()
-    feedback = method.prepare(hessian)
+    feedback = replace(method.prepare(hessian), palettes=PALETTES)
     kept = feedback.column_weights.clone(), None if feedback.factor is None else feedback.factor.clone()
     first = method.quantize(weight, feedback, choices, scale_format=scale_format)
     second = QUANTIZERS.get(name)().quantize(weight, feedback, choices, scale_format=scale_format)
@@ -156,13 +161,16 @@ def test_more_levels_are_never_much_worse(name, group_size, scale_format):
         loss_of(weight, run(name, weight, everywhere(i), hessian, scale_format)[1], hessian)
         for i in range(len(CANDIDATES))
     ]
-    of_integers, of_trellises = losses[1 : INT8 + 1], losses[INT8 + 1 :]
+    of_integers, of_trellises = losses[1 : INT8 + 1], losses[INT8 + 1 : NF4]
+    of_palettes = losses[PALETTE2 : PALETTE2 + 3]
     # one bit holds no zero beside the others, so that it may lose more than an absent tile
-    for family in (of_integers, of_trellises):
+    for family in (of_integers, of_trellises, of_palettes):
         assert all(after <= 1.1 * before for before, after in pairwise(family))
     assert of_integers[1] < losses[0]
     assert of_integers[-1] < 1e-2 * of_integers[2]
     assert of_trellises[-1] < 2e-2 * of_trellises[1]
+    assert max(losses[NF4], losses[FP4]) < of_palettes[1]
+    assert losses[TRITS] < losses[0]
 
 
 @every_method
@@ -191,6 +199,37 @@ def test_row_blocks_are_quantized_independently_of_each_other(name, group_size, 
     assert (whole[:, 16:32] == part).float().mean() > 0.9
     mine, its = (loss_of(weight[:, 16:32], found, hessian) for found in (whole[:, 16:32], part))
     assert mine == pytest.approx(its, rel=0.05)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_learned_entries_of_siblings_are_their_own(name, bits):
+    """Values of heavy tails lose less with them than evenly spaced."""
+    grid, generator = TileGrid(64, 128, 64), torch.Generator().manual_seed(bits)
+    importance = Importance(np.eye(128, dtype=np.float32), np.ones(64, np.float32), np.ones(64), np.ones(128))
+    method, hessian = QUANTIZERS.get(name)(), sorted_hessian(importance, grid, None)
+    squares = torch.randn(5, 64, 128, generator=generator).square().mean(0)
+    normal = torch.randn(2, 64, 128, generator=generator)
+    several = [normal[0], normal[1] / squares.sqrt()]  # Student's t, whose tails are heavier
+    weights = [
+        sort_weight(one, importance, grid, hessian=hessian, rows=None, columns=None) for one in several
+    ]
+    losses, found = {}, {}
+    for choice in (PALETTE2 + bits - 2, [INT2, INT3, INT4][bits - 2]):
+        choices = [np.full((4, 2), choice, np.uint8)] * 2
+        options = {"columns": None, "scale_format": ScaleFormat.LOG8}
+        found[choice] = [
+            pack(t) for t in encode(weights, choices, method, method.prepare(hessian), **options)
+        ]
+        for one, packed in zip(several, found[choice], strict=True):
+            check_packed(packed, name="w")
+            losses.setdefault(choice, []).append(np.square(dequantize(packed) - one.numpy()).sum())
+    learned, even = losses.values()
+    assert learned[0] < 1.1 * even[0]  # normal values, where a zero point for each group does as well
+    assert learned[1] < (1.1 if bits == 2 else 0.95) * even[1]
+    first, second = (packed.palettes for packed in found[PALETTE2 + bits - 2])
+    assert not np.array_equal(first, second)
+    assert all(packed.palettes is None for packed in found[[INT2, INT3, INT4][bits - 2]])
 
 
 @pytest.mark.parametrize("scale_format", ScaleFormat)
@@ -235,7 +274,7 @@ def test_every_quantizer_says_what_it_is(name):
 @pytest.mark.parametrize("choice", range(len(CANDIDATES)))
 @pytest.mark.parametrize("name", NAMES)
 def test_all_zero_group_dequantizes_to_zero(name, choice, scale_format):
-    """In a trellis to what nobody can tell from zero beside its neighbours; with LOG4 to less than these."""
+    """Where zero is no level to what nobody can tell from it beside its neighbours; with LOG4 to less."""
     weight = weight_of(64)
     weight[:, 5] = 0
     _, restored = run(name, weight, everywhere(choice, 1), torch.eye(64), scale_format)

@@ -136,14 +136,15 @@ def test_curves_of_before_transforms_are_read_with_none(tmp_path):
     assert Curves.open(tmp_path / "curves").transforms == ()
 
 
-def test_curves_of_before_trellises_are_read_without_them(tmp_path):
+@pytest.mark.parametrize("n", [9, 15], ids=["trellises", "tables"])
+def test_curves_of_before_formats_are_read_without_them(tmp_path, n):
     saved = curves()
-    older = tuple(replace(weight, loss_nats=weight.loss_nats[:9]) for weight in saved.weights)
+    older = tuple(replace(weight, loss_nats=weight.loss_nats[:n]) for weight in saved.weights)
     replace(saved, weights=older).save(tmp_path / "curves")
     opened = Curves.open(tmp_path / "curves")
     for before, after in zip(older, opened.weights, strict=True):
-        assert np.array_equal(after.loss_nats[:9], before.loss_nats)
-        assert np.isinf(after.loss_nats[9:]).all()
+        assert np.array_equal(after.loss_nats[:n], before.loss_nats)
+        assert np.isinf(after.loss_nats[n:]).all()
     cut = tuple(replace(weight, loss_nats=weight.loss_nats[:2]) for weight in saved.weights)
     replace(saved, weights=cut).save(tmp_path / "cut")
     with pytest.raises(FormatError, match="losses have shape"):

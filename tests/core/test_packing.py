@@ -40,6 +40,14 @@ def test_sections_are_found_by_name_in_file_order(packed):
     assert packed.size_bytes == 576 + 3 + 6 + 48 + 4 + 18 + 16 + 60 + 180
 
 
+def test_tiles_of_learned_entries_are_accepted_with_them(packed):
+    entries = np.zeros(28, np.uint8)
+    learned = replace(packed, bits=u8(36, 34, 35), zero_points=u8(), palettes=entries)
+    check_packed(learned, name="w")
+    assert list(learned.sections())[-1] == "palettes"
+    assert learned.size_bytes == packed.size_bytes - 18 + 28
+
+
 def test_tiles_know_where_they_lie(packed):
     assert tile_offsets(packed.bits, packed.grid).tolist() == [0, 256, 384, 576]
     assert tile_row_blocks(packed).tolist() == [0, 0, 1]
@@ -68,9 +76,18 @@ def f16(*values):
 
 
 DAMAGES = {
-    "width zero": ({"bits": u8(4, 2, 0)}, "tile width"),
-    "width seven": ({"bits": u8(4, 2, 7)}, "tile width"),
-    "width 255": ({"bits": u8(4, 2, 255)}, "tile width"),
+    "width zero": ({"bits": u8(4, 2, 0)}, "tags of tiles"),
+    "width seven": ({"bits": u8(4, 2, 7)}, "tags of tiles"),
+    "width 255": ({"bits": u8(4, 2, 255)}, "tags of tiles"),
+    "width of a palette too large": ({"bits": u8(4, 2, 37)}, "tags of tiles"),
+    "palette tiles without palettes": (
+        {"bits": u8(36, 34, 35), "zero_points": u8()},
+        "palettes have shape None",
+    ),
+    "palettes of another size": (
+        {"bits": u8(36, 34, 35), "zero_points": u8(), "palettes": np.zeros(27, np.uint8)},
+        r"palettes have shape \(27,\)",
+    ),
     "payload too short": ({"payload": np.zeros(64 * 9 - 1, np.uint8)}, "payload has 575 bytes"),
     "payload too long": ({"payload": np.zeros(64 * 9 + 1, np.uint8)}, "payload has 577 bytes"),
     "group out of range": ({"groups": u16(0, 3, 1)}, "beyond the 3 groups"),

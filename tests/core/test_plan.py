@@ -108,7 +108,7 @@ def forget(field):
 
 DAMAGES = {
     "another kind": change(kind="stats"),
-    "a later version": change(version=2),
+    "a later version": change(version=3),
     "no weights": forget("weights"),
     "weights of another type": change(weights=5),
     "no unit": forget("unit"),

@@ -1,5 +1,7 @@
 """Small values: budgets, grids, permutations, schemes, zero points, scales, errors, the registry."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,8 @@ from laq.allocation import ALLOCATORS
 from laq.core import errors
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.errors import BudgetError, FormatError, LaqError, RequestError
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, Integer
+from laq.core.formats.table import FP4, NF4
 from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.permutation import (
     checked_permutation,
@@ -123,15 +126,20 @@ def test_log_scales_are_correctly_rounded(step):
     assert found == np.float32(2.0 ** (step / 8))
 
 
+TRITS_BYTES = {32: 64 + 3 * 16, 64: 3 * 64 + 16, 128: 6 * 64 + 2 * 16}
+"""Lines of five slots, and 16 bytes a slot that is left: 1.75, 1.625 and 1.625 bits."""
+
+
 @pytest.mark.parametrize("scale_format", ScaleFormat)
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 def test_schemes_count_every_byte(scale_format, group_size):
     for candidate in CANDIDATES:
         scheme = Scheme(candidate, group_size, scale_format)
         b = candidate.code_bits
-        zero_points = 0 if candidate.name.startswith("trellis") else 16 * b / 8
+        zero_points = 16 * b / 8 if isinstance(candidate, Integer) else 0
+        codes = TRITS_BYTES[group_size] if candidate.name == "trits" else 16 * group_size * b / 8
         scales = {ScaleFormat.LOG8: 16, ScaleFormat.LOG4: 9, ScaleFormat.FLOAT16: 32}[scale_format]
-        expected = 16 * group_size * b / 8 + scales + zero_points + 3 if b else 0
+        expected = codes + scales + zero_points + 3 if b else 0
         assert scheme.tile_bytes == expected
 
 
@@ -143,10 +151,29 @@ def test_four_bits_in_groups_of_64_take_4_point_21():
 def test_candidates_are_pinned_because_plans_store_their_positions():
     names = ["absent", "int1", "ternary", "int2", "int3", "int4", "int5", "int6", "int8"]
     trellises = [f"trellis{bits}" for bits in range(1, 7)]
-    assert [c.name for c in CANDIDATES] == [*names, *trellises]
-    assert [c.n_levels for c in CANDIDATES] == [1, 2, 3, 4, 8, 16, 32, 64, 256, 2, 4, 8, 16, 32, 64]
-    assert [c.code_bits for c in CANDIDATES] == [0, 1, 2, 2, 3, 4, 5, 6, 8, 1, 2, 3, 4, 5, 6]
-    assert [c.tag for c in CANDIDATES] == [0, 1, 2, 2, 3, 4, 5, 6, 8, 17, 18, 19, 20, 21, 22]
+    tables = ["nf4", "fp4", "palette2", "palette3", "palette4", "trits"]
+    assert [c.name for c in CANDIDATES] == [*names, *trellises, *tables]
+    levels = [1, 2, 3, 4, 8, 16, 32, 64, 256, 2, 4, 8, 16, 32, 64, 16, 16, 4, 8, 16, 3]
+    assert [c.n_levels for c in CANDIDATES] == levels
+    widths = [0, 1, 2, 2, 3, 4, 5, 6, 8, 1, 2, 3, 4, 5, 6, 4, 4, 2, 3, 4, 2]
+    assert [c.code_bits for c in CANDIDATES] == widths
+    integers, of_trellises = [0, 1, 2, 2, 3, 4, 5, 6, 8], [17, 18, 19, 20, 21, 22]
+    assert [c.tag for c in CANDIDATES] == [*integers, *of_trellises, 52, 68, 34, 35, 36, 82]
+
+
+def test_floats_of_four_bits_are_exact():
+    """Sign, two bits of exponent, one of mantissa, doubled."""
+    magnitudes = [2 * (m / 2 if e == 0 else 2.0 ** (e - 1) * (1 + m / 2)) for e in range(4) for m in range(2)]
+    assert list(FP4.levels) == [*magnitudes, *(-x for x in magnitudes)]
+
+
+def test_nf4_are_quantiles_of_a_normal_distribution():
+    """Halves of 8 and of 9 quantiles that meet in zero, as its authors compute them."""
+    ends, normal = (1 / 32 + 1 / 30) / 2, NormalDist()
+    below = [normal.inv_cdf(ends + (0.5 - ends) * i / 7) for i in range(7)]
+    above = [normal.inv_cdf(0.5 + (0.5 - ends) * i / 8) for i in range(1, 9)]
+    largest = above[-1]
+    assert list(NF4.levels) == [round(127 * x / largest) for x in (*below, 0, *above)]
 
 
 def test_every_error_says_how_it_ends():

@@ -12,12 +12,26 @@ namespace {
 
 struct Packed {
     laq_matrix matrix{};
-    std::vector<uint8_t> payload, bits, scales, zero_points;
+    std::vector<uint8_t> payload, bits, scales, zero_points, palettes;
     std::vector<uint16_t> groups, half_scales, rows, columns;
     std::vector<int8_t> octaves;
     std::vector<int32_t> starts{0};
     std::vector<int64_t> offsets, zero_offsets;
 };
+
+constexpr int kPaletteBytes = 28;
+
+// Bytes of a tile's codes: three values take five codes a byte, and slots of four columns that fill no line 16 bytes.
+int tile_bytes(int tag, int group_size) {
+    const int slots = group_size / 4;
+    return tag == 82 ? 64 * (slots / 5) + 16 * (slots % 5) : 2 * group_size * (tag & 15);
+}
+
+std::vector<uint8_t> random_bytes(int n, std::mt19937 &random) {
+    std::vector<uint8_t> bytes(static_cast<size_t>(n));
+    for (uint8_t &byte : bytes) byte = static_cast<uint8_t>(random());
+    return bytes;
+}
 
 std::vector<uint16_t> permutation(int n, std::mt19937 &random) {
     std::vector<uint16_t> order(static_cast<size_t>(n));
@@ -30,20 +44,21 @@ std::vector<uint16_t> permutation(int n, std::mt19937 &random) {
 
 // A matrix of random bytes: any payload is a valid one. `tag` 0 mixes all, absent tiles among them.
 void fill(Packed &p, int n_rows, int n_columns, int group_size, int tag, int scale_format, std::mt19937 &random) {
-    const int tags[] = {22, 21, 20, 19, 18, 17, 8, 6, 5, 4, 3, 2, 1};
+    const int tags[] = {82, 68, 52, 36, 35, 34, 22, 21, 20, 19, 18, 17, 8, 6, 5, 4, 3, 2, 1};
+    constexpr int n_tags = sizeof tags / sizeof tags[0];
     const int n_blocks = (n_rows + 15) / 16, n_groups = (n_columns + group_size - 1) / group_size;
     for (int block = 0; block < n_blocks; block++) {
         p.offsets.push_back(static_cast<int64_t>(p.payload.size()));
         p.zero_offsets.push_back(static_cast<int64_t>(p.zero_points.size()));
         for (int each : tags) {
             for (int group = 0; group < n_groups; group++) {
-                const int mine = tag != 0 ? tag : (block * 7 + group * 5) % 23;
+                const int at = (block * 7 + group * 5) % (n_tags + 1);
+                const int mine = tag != 0 ? tag : at < n_tags ? tags[at] : 0;
                 if (mine != each) continue;
-                const int b = each & 15;
                 p.bits.push_back(static_cast<uint8_t>(each));
                 p.groups.push_back(static_cast<uint16_t>(group));
-                for (int i = 0; i < 2 * group_size * b; i++) p.payload.push_back(static_cast<uint8_t>(random()));
-                for (int i = 0; i < (each < 16 ? 2 * b : 0); i++) p.zero_points.push_back(static_cast<uint8_t>(random()));
+                for (int i = 0; i < tile_bytes(each, group_size); i++) p.payload.push_back(static_cast<uint8_t>(random()));
+                for (int i = 0; i < (each < 16 ? 2 * each : 0); i++) p.zero_points.push_back(static_cast<uint8_t>(random()));
                 for (int i = 0; i < (scale_format == LAQ_SCALES_LOG4 ? 9 : 16); i++) {
                     const unsigned most = scale_format == LAQ_SCALES_LOG4 && i == 0 ? 240 : 255;
                     p.scales.push_back(static_cast<uint8_t>(random() % (most + 1)));
@@ -58,6 +73,7 @@ void fill(Packed &p, int n_rows, int n_columns, int group_size, int tag, int sca
     }
     p.rows = permutation(n_rows, random);
     p.columns = permutation(n_columns, random);
+    p.palettes = random_bytes(kPaletteBytes, random);
     laq_matrix &m = p.matrix;
     m.n_rows = n_rows;
     m.n_columns = n_columns;
@@ -79,6 +95,7 @@ void fill(Packed &p, int n_rows, int n_columns, int group_size, int tag, int sca
     m.row_permutation = p.rows.data();
     m.column_permutation = p.columns.data();
     m.row_index_bytes = m.column_index_bytes = 2;
+    m.palettes = p.palettes.data();
 }
 
 struct Count {
@@ -142,8 +159,9 @@ void compare_rounding(Count &count, int group_size, int scale_format) {
         {0, 1, 0, 1, {}},  {1, 2, 0, 9, {}},  {2, 3, 1, 9, {}},  {2, 4, 0, 9, {}},   {3, 8, 0, 6, {}},
         {4, 16, 0, 5, {}}, {5, 32, 0, 4, {}}, {6, 64, 0, 3, {}}, {8, 256, 0, 2, {}}, {17, 2, -8, 16, {550, 1e-5f, 0}},
         {18, 4, -8, 16, {76, 7e-6f, 0}},      {19, 8, -8, 16, {15, 2e-6f, 2e-11f}},  {20, 16, -8, 16, {4, 5e-7f, 5e-11f}},
-        {21, 32, -8, 16, {1, 0, 4e-11f}},     {22, 64, -8, 16, {0.1f, 0, 3e-11f}}};
-    constexpr int n_formats = 15, n_rows = 16 * n_formats;
+        {21, 32, -8, 16, {1, 0, 4e-11f}},     {22, 64, -8, 16, {0.1f, 0, 3e-11f}},  {34, 4, 0, 11, {}}, {35, 8, -2, 8, {}},
+        {36, 16, -3, 6, {}}, {52, 16, -1, 6, {}}, {68, 16, -1, 6, {}}, {82, 3, 2, 13, {}}};
+    constexpr int n_formats = 21, n_rows = 16 * n_formats;
     std::mt19937 random(static_cast<unsigned>(group_size));
     const size_t n = static_cast<size_t>(group_size * n_rows);
     std::vector<float> values = normal_values(n, random);
@@ -152,8 +170,9 @@ void compare_rounding(Count &count, int group_size, int scale_format) {
     for (float &weight : weights) weight *= weight;
     for (size_t i = 3; i < n; i += 40) values[i] = 0;
     const std::vector<float> floors(n_rows, -160.0f);
-    const laq_source source{n_rows, group_size, n_rows, group_size, scale_format,
-                            values.data(), weights.data(), floors.data(), formats, n_formats};
+    const std::vector<uint8_t> palettes = random_bytes(n_formats * kPaletteBytes, random);
+    const laq_source source{n_rows, group_size, n_rows, group_size, scale_format, values.data(), weights.data(),
+                            floors.data(), formats, n_formats, palettes.data(), kPaletteBytes};
     std::vector<uint8_t> choices;
     for (int i = 0; i < n_formats; i++) choices.push_back(static_cast<uint8_t>(i));
     compare_tiers(count, [&] {
@@ -173,28 +192,32 @@ void compare_rounding(Count &count, int group_size, int scale_format) {
 }
 
 // Codes that were packed come back.
-void compare_packing(Count &count, int group_size, int bits) {
-    std::mt19937 random(static_cast<unsigned>(group_size + bits));
-    std::vector<uint8_t> codes(static_cast<size_t>(16 * group_size)), widths{static_cast<uint8_t>(bits)};
-    for (uint8_t &code : codes) code = static_cast<uint8_t>(random() & ((1u << bits) - 1));
+void compare_packing(Count &count, int group_size, int tag) {
+    std::mt19937 random(static_cast<unsigned>(group_size + tag));
+    const unsigned n_levels = tag == 82 ? 3 : 1u << (tag & 15);
+    const int first = tag == 82 ? 127 : 0;  // levels of three values
+    std::vector<uint8_t> codes(static_cast<size_t>(16 * group_size)), tags{static_cast<uint8_t>(tag)};
+    for (uint8_t &code : codes) code = static_cast<uint8_t>(random() % n_levels);
     const int64_t start = 0;
-    const laq_tiles tiles{1, group_size, widths.data(), &start, group_size, &start};
+    const laq_tiles tiles{1, group_size, tags.data(), &start, group_size, &start, nullptr};
     compare_tiers(count, [&] {
-        std::vector<uint8_t> lines(static_cast<size_t>(2 * group_size * bits)), back(codes.size()), bytes;
+        std::vector<uint8_t> lines(static_cast<size_t>(tile_bytes(tag, group_size))), back(codes.size()), bytes;
         if (laq_pack(&tiles, codes.data(), lines.data()) != LAQ_OK) return bytes;
-        if (laq_unpack(&tiles, lines.data(), back.data()) != LAQ_OK || back != codes) return bytes;
+        if (laq_unpack(&tiles, lines.data(), back.data()) != LAQ_OK) return bytes;
+        for (uint8_t &level : back) level = static_cast<uint8_t>(level - first);
+        if (back != codes) return bytes;
         append(bytes, lines);
         return bytes;
     });
 }
 
-// What random lines of a trellis stand for.
+// What random lines stand for, where codes are looked up.
 void compare_levels(Count &count, int group_size, int tag) {
     std::mt19937 random(static_cast<unsigned>(group_size + tag));
-    std::vector<uint8_t> lines(static_cast<size_t>(2 * group_size * (tag & 15))), tags{static_cast<uint8_t>(tag)};
-    for (uint8_t &byte : lines) byte = static_cast<uint8_t>(random());
+    const std::vector<uint8_t> lines = random_bytes(tile_bytes(tag, group_size), random), tags{static_cast<uint8_t>(tag)};
+    const std::vector<uint8_t> palettes = random_bytes(kPaletteBytes, random);
     const int64_t start = 0;
-    const laq_tiles tiles{1, group_size, tags.data(), &start, group_size, &start};
+    const laq_tiles tiles{1, group_size, tags.data(), &start, group_size, &start, palettes.data()};
     compare_tiers(count, [&] {
         std::vector<uint8_t> levels(static_cast<size_t>(16 * group_size)), bytes;
         if (laq_unpack(&tiles, lines.data(), levels.data()) != LAQ_OK) return bytes;
@@ -251,9 +274,9 @@ int main() {
     Count count;
     compare_steps(count);
     for (int group_size : {32, 64, 128}) {
-        for (int tag : {0, 1, 2, 3, 4, 5, 6, 8, 17, 18, 19, 20, 21, 22}) {
+        for (int tag : {0, 1, 2, 3, 4, 5, 6, 8, 17, 18, 19, 20, 21, 22, 34, 35, 36, 52, 68, 82}) {
             for (int variant = 0; variant < 3; variant++) compare_products(count, group_size, tag, variant);
-            if (tag >= 1 && tag <= 8) compare_packing(count, group_size, tag);
+            if ((tag >= 1 && tag <= 8) || tag == 82) compare_packing(count, group_size, tag);
             if (tag > 16) compare_levels(count, group_size, tag);
         }
         for (int scale_format = 0; scale_format < 3; scale_format++) compare_rounding(count, group_size, scale_format);

@@ -11,22 +11,34 @@ import torch
 
 from laq.core.formats import CANDIDATES
 from laq.core.formats.trellis import MIDDLE, TAG
-from laq.core.groups import TILE_ROWS, TileGrid
+from laq.core.groups import GROUP_SIZES, TILE_ROWS, TileGrid
 from laq.core.packing import TAGS, ZERO_POINT_BITS, PackedTensor, check_packed
 from laq.core.qtensor import QTensor, zero_point_value
 from laq.core.scheme import ScaleFormat
-from laq.kernels.reference import dequantize, pack, pack_bricks, unpack_bricks
+from laq.kernels.reference import (
+    dequantize,
+    pack,
+    pack_bricks,
+    pack_trits,
+    unpack_bricks,
+    unpack_trits,
+)
 from laq.runtime.packed import PackedWeight
 
 GOLDEN = json.loads((Path(__file__).parent / "brick_v1.json").read_text())
+TABLE = json.loads((Path(__file__).parent / "table_v3.json").read_text())
 TRELLIS = json.loads((Path(__file__).parent / "trellis_v2.json").read_text())
 LOG4 = json.loads((Path(__file__).parent / "log4_v3.json").read_text())
 INTEGERS = list(range(9))
 TRELLISES = [9, 10, 11, 12, 13, 14, 0, 5, 8]
 """Choices of version 2: every trellis once, and with them an absent tile and two of integers."""
 
+TABLES = [15, 16, 17, 18, 19, 20, 0, 5, 10]
+"""Choices of version 3: every table once, an absent tile, one of integers and one of a trellis."""
+
 STORED = [("log8", GOLDEN, INTEGERS), ("float16", GOLDEN, INTEGERS), ("log8", TRELLIS, TRELLISES)]
-STORED += [("float16", TRELLIS, TRELLISES), ("log4", LOG4, TRELLISES)]
+STORED += [("float16", TRELLIS, TRELLISES), ("log8", TABLE, TABLES), ("float16", TABLE, TABLES)]
+STORED += [("log4", LOG4, TRELLISES)]
 every_matrix = pytest.mark.parametrize(("name", "golden", "formats"), STORED)
 FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
 
@@ -61,6 +73,7 @@ def matrix(scale_format, formats):
         zero_points=np.where(bits > 0, zero_points, np.where(tags > TAG, MIDDLE, 0)).astype(np.float32),
         row_permutation=np.arange(17, -1, -1).astype(np.uint16),
         column_permutation=((np.arange(283) * 5) % 283).astype(np.uint16),
+        palettes=((np.arange(28) * 37 + 5) % 256).astype(np.uint8),
     )
 
 
@@ -96,6 +109,15 @@ def test_stored_sections_decode_to_the_same_values(name, golden, formats):
     values = dequantize(packed)
     assert hashlib.sha256(values.astype("<f4").tobytes()).hexdigest() == golden[name]["values_sha256"]
     assert torch.equal(PackedWeight(packed).dequantize(), torch.from_numpy(values))
+
+
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+def test_tiles_of_three_values_keep_their_bytes(group_size):
+    r, k = np.mgrid[:16, :group_size]
+    codes = ((5 * r + 7 * k + k // 5) % 3).astype(np.uint8)
+    golden = bytes.fromhex(TABLE["trits"][str(group_size)])
+    assert pack_trits(codes[None]).tobytes() == golden
+    assert np.array_equal(unpack_trits(np.frombuffer(golden, np.uint8)[None], group_size)[0], codes)
 
 
 def test_worked_examples_of_the_format_page_are_true(monkeypatch):

@@ -29,7 +29,7 @@ from laq.runtime import arena
 from laq.runtime.linear import rounding_activations
 
 SHARD = "packed-00001-of-00001.safetensors"
-SECTIONS = list(PackedTensor.__dataclass_fields__)[2:-1]
+SECTIONS = [name for name in list(PackedTensor.__dataclass_fields__)[2:] if name != "column_permutation"]
 """In the order of their checksum."""
 
 GROUP_SIZE = 32

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import laq
 from laq.core.errors import FormatError, RequestError
 from laq.core.formats import CANDIDATES
 from laq.io.archive import folder_bytes, open_archive, verify_hashes
-from laq.io.manifest import MANIFEST, WEIGHT_RESERVE, WeightEntry
+from laq.io.manifest import MANIFEST, PRODUCT_RESERVE, RANK_RESERVE, WEIGHT_RESERVE, WeightEntry
 from laq.io.safetensors import read_header
 from laq.io.safetensors_header import DTYPES
 from laq.kernels.reference import dequantize
@@ -112,16 +111,35 @@ def test_every_tensor_is_aligned_to_its_elements(tmp_path):
 
 @pytest.mark.parametrize(
     ("formats", "scale_format", "version"),
-    [("integer", "log8", 1), ("trellis", "log8", 2), ("integer", "log4", 3), ("trellis", "log4", 3)],
+    [
+        ("integer", "log8", 1),
+        ("trellis", "log8", 2),
+        ("palette", "log8", 3),
+        ("fp4", "log8", 3),
+        ("integer,palette", "log8", 3),
+        ("integer", "log4", 3),
+        ("trellis", "log4", 3),
+    ],
 )
-def test_archives_open_with_the_first_readers_that_know_their_bytes(tmp_path, formats, scale_format, version):
+def test_archives_say_the_first_version_whose_readers_know_their_bytes(
+    tmp_path, formats, scale_format, version
+):
     module = nn.Sequential(nn.Linear(256, 160), nn.ReLU(), nn.Linear(160, 64))
     data = [torch.randn(40, 256, generator=torch.Generator().manual_seed(i)) for i in range(6)]
-    result = laq.quantize(module, bpw=8, data=data, formats=formats, scale_format=scale_format, compare=False)
+    result = laq.quantize(
+        module,
+        bpw=6.5 if version == 3 else 8,
+        data=data,
+        formats=formats,
+        scale_format=scale_format,
+        compare=False,
+    )
     folder = result.save(tmp_path / "out")
     assert json.loads((folder / MANIFEST).read_text())["version"] == version
-    trellis = {tag > 16 for packed in result.packed.values() for tag in packed.bits.tolist()}
-    assert trellis == {formats == "trellis"}
+    highest = max(tag for packed in result.packed.values() for tag in packed.bits.tolist())
+    assert version == max(1 + (highest > 16) + (highest > 32), 3 if scale_format == "log4" else 1)
+    learned = any(packed.palettes is not None for packed in result.packed.values())
+    assert learned == ("palette" in formats)
     inputs = torch.randn(3, 256)
     assert torch.equal(laq.load(folder, module=module)(inputs), result.model(inputs))
 
@@ -243,7 +261,10 @@ def test_folder_without_an_archive_is_refused(tmp_path):
         open_archive(tmp_path)
 
 
-def test_every_format_has_room_in_the_line_of_a_weight():
+@pytest.mark.parametrize(
+    ("how", "more"), [({}, 0), ({"rank": 256}, RANK_RESERVE), ({"product": "product4x8"}, PRODUCT_RESERVE)]
+)
+def test_every_format_has_room_in_the_line_of_a_weight(how, more):
     entry = WeightEntry(
         name="",
         kind="embedding",
@@ -253,6 +274,7 @@ def test_every_format_has_room_in_the_line_of_a_weight():
         group_size=128,
         column_order="",
         tiles={candidate.name: 9_999_999 for candidate in CANDIDATES},
+        **how,
     )
-    line = json.dumps(asdict(entry) | {"sha256": "0" * 64}, separators=(",", ":")) + ","
-    assert len(line) <= WEIGHT_RESERVE + 3
+    line = json.dumps(entry.to_json() | {"sha256": "0" * 64}, separators=(",", ":")) + ","
+    assert len(line) <= WEIGHT_RESERVE + 3 + more

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from laq.core.formats import CANDIDATES
+from laq.core.formats.table import PALETTE_BYTES
 from laq.core.formats.trellis import MIDDLE
 from laq.core.groups import TILE_ROWS, TileGrid
 from laq.core.packing import TAGS, ZERO_POINT_BITS
@@ -48,7 +49,8 @@ def _random_qtensor(
     columns = (
         generator.permutation(grid.n_columns).astype(index_dtype(grid.n_columns)) if sorts_columns else None
     )
-    return QTensor(grid, scale_format, chosen, codes, scales, zero_points, rows, columns)
+    palettes = generator.integers(0, 256, PALETTE_BYTES).astype(np.uint8)
+    return QTensor(grid, scale_format, chosen, codes, scales, zero_points, rows, columns, palettes)
 
 
 @pytest.fixture(scope="session")

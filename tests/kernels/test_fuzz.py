@@ -73,6 +73,7 @@ def as_packed(grid: TileGrid, arrays) -> PackedTensor:
         row_offsets=index("row_offsets"),
         row_permutation=index("row_permutation"),
         column_permutation=index("column_permutation"),
+        palettes=None if arrays["palettes"] is None else arrays["palettes"].reshape(-1),
     )
 
 

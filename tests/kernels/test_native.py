@@ -60,6 +60,7 @@ class Held:
             column_permutation=address(columns),
             row_index_bytes=0 if rows is None else rows.itemsize,
             column_index_bytes=0 if columns is None else columns.itemsize,
+            palettes=address(packed.palettes),
         )
 
 

@@ -1,5 +1,7 @@
 """Native packing gives the reference's bytes, and unpacking gives the codes back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -35,6 +37,8 @@ def unpacked(packed, stride=None):
     code_starts = np.arange(n) * (TILE_ROWS * codes.shape[2])
     payload_starts = tile_offsets(packed.bits, packed.grid)
     tiles = tiles_of(packed.bits, group_size, code_starts, payload_starts, codes.shape[2])
+    if packed.palettes is not None:
+        tiles.palettes = packed.palettes.ctypes.data
     LIBRARY.unpack(tiles, packed.payload.ctypes.data, codes.ctypes.data)
     assert (codes[:, :, group_size:] == 77).all()
     return codes[:, :, :group_size]
@@ -58,7 +62,7 @@ def test_bytes_are_those_of_the_reference(
     options = {"scale_format": scale_format, "choices": choices, "seed": seed, "sorts_rows": True}
     tensor = random_qtensor((n_rows, n_columns), group_size, **options)
     expected = reference.pack(tensor)
-    codes = reference.levels_of(reference.unpack_tiles(expected), expected.bits)
+    codes = reference.levels_of(reference.unpack_tiles(expected), expected.bits, expected.palettes)
     found = pack(tensor)
     for name, section in expected.sections().items():
         assert np.array_equal(found.sections()[name], section), name
@@ -66,6 +70,14 @@ def test_bytes_are_those_of_the_reference(
         LIBRARY.use_tier(tier)
         assert np.array_equal(unpacked(found), codes)
     assert np.array_equal(unpacked(found, group_size + 5), codes)
+
+
+@needs_library
+def test_palettes_that_are_not_given_are_refused(random_qtensor):
+    packed = pack(random_qtensor((16, 64), choices=18))
+    assert packed.bits.tolist() == [35]
+    with pytest.raises(FormatError):
+        unpacked(replace(packed, palettes=None))
 
 
 def test_without_kernels_the_reference_packs(random_qtensor, monkeypatch):

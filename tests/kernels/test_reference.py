@@ -1,5 +1,7 @@
 """Packing loses nothing, lays bytes out as docs/FORMAT.md says, and matmul is dequantize followed by @."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,6 +26,9 @@ from laq.kernels.reference import (
 
 SHAPES = [(1, 1), (1, 200), (16, 64), (17, 129), (16, 31), (33, 300)]
 INT4 = 5
+TRITS = 82
+PALETTE_STARTS = {34: 0, 35: 4, 36: 12}
+"""Tags of learned entries, and where they lie."""
 
 
 def literal_fields(bits):
@@ -50,6 +55,19 @@ def literal_brick(codes, bits):
     return bytes(lines)
 
 
+def literal_trits(codes):
+    """A tile [16, group_size] of three values: five slots a byte, then two bits a code, lane by lane."""
+    n_slots, stored = codes.shape[1] // 4, b""
+    lanes = [[int(codes[lane // 4, 4 * s + lane % 4]) for lane in range(64)] for s in range(n_slots)]
+    while len(lanes) >= 5:
+        five, lanes = lanes[:5], lanes[5:]
+        numbers = [int("".join(str(slot[lane]) for slot in five), 3) for lane in range(64)]
+        stored += bytes(math.ceil(256 * number / 243) for number in numbers)
+    for slot in lanes:
+        stored += bytes(sum(slot[4 * i + k] << 2 * k for k in range(4)) for i in range(16))
+    return stored
+
+
 def literal_sections(tensor):
     """Payload, tile table, zero points and row offsets of a matrix, tile by tile."""
     grid, size = tensor.grid, tensor.grid.group_size
@@ -64,8 +82,11 @@ def literal_sections(tensor):
                 continue
             tags.append(tag)
             groups.append(g)
-            for first in range(g * size, (g + 1) * size, 32):
-                payload += literal_brick(tensor.codes[rows, first : first + 32], bits)
+            if tag == TRITS:
+                payload += literal_trits(tensor.codes[rows, g * size : (g + 1) * size])
+            else:
+                for first in range(g * size, (g + 1) * size, 32):
+                    payload += literal_brick(tensor.codes[rows, first : first + 32], bits)
             if tag > 16:
                 assert (tensor.zero_points[rows, g] == 128).all()
                 continue
@@ -79,12 +100,19 @@ def literal_sections(tensor):
 
 
 def literal_levels(tensor):
-    """Codes; in tiles of a trellis the entry that the last eight bits name, down rows, then slots."""
+    """Codes, or the entries that they name; in a trellis the last eight bits do, down rows, then slots."""
     levels, size = tensor.codes.astype(np.float32), tensor.grid.group_size
     for block, group in np.argwhere(TAGS[tensor.choices] > 16):
-        table, bits = (
-            getattr(CANDIDATES[tensor.choices[block, group]], name) for name in ("table", "code_bits")
-        )
+        candidate = CANDIDATES[tensor.choices[block, group]]
+        bits = candidate.code_bits
+        tile = slice(16 * block, 16 * block + 16), slice(group * size, (group + 1) * size)
+        if candidate.tag in PALETTE_STARTS:
+            levels[tile] = tensor.palettes[PALETTE_STARTS[candidate.tag] + tensor.codes[tile]]
+            continue
+        table = candidate.table
+        if candidate.tag > 32:
+            levels[tile] = table[tensor.codes[tile]]
+            continue
         for chain in range(4):
             window = 0
             for column in range(group * size + chain, (group + 1) * size, 4):

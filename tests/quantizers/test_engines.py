@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from laq.core.errors import FormatError, RequestError
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, Integer, Palette, formats_of
+from laq.core.formats.table import PALETTE_BYTES
 from laq.core.groups import GROUP_SIZES, TILE_ROWS, TileGrid
 from laq.core.importance import Importance
 from laq.core.scheme import ScaleFormat
@@ -18,6 +19,7 @@ from laq.quantizers import QUANTIZERS
 from laq.quantizers.common.engines import engine_of
 from laq.quantizers.common.mixed_engine import MixedEngine
 from laq.quantizers.common.native_engine import NativeEngine
+from laq.quantizers.common.palettes import with_palettes
 from laq.quantizers.common.sorting import sort_weight, sorted_hessian
 from laq.quantizers.common.torch_engine import TorchEngine
 from laq.ranges.absmax import AbsMax
@@ -57,8 +59,11 @@ def columns_of(generator, shape, exponent):
 
 
 @st.composite
-def problems(draw, largest=126):
-    """A matrix of whole tiles up to 2 ** largest, column weights, group size and scale format."""
+def problems(draw, largest=110):
+    """A matrix of whole tiles, column weights, group size and scale format.
+
+    Above 2 ** 110 squares would be infinite in float32, and with a weight of zero no numbers.
+    """
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     group_size = draw(st.sampled_from(GROUP_SIZES))
     shape = draw(st.integers(1, 3)) * group_size, draw(st.integers(1, 5)) * TILE_ROWS
@@ -73,6 +78,14 @@ def problems(draw, largest=126):
     )
 
 
+def palettes_of(matrix, *, shared=False):
+    """Any bytes: of all row blocks, or of each."""
+    n = 1 if shared else matrix.shape[1] // TILE_ROWS
+    return torch.randint(0, 256, (n, PALETTE_BYTES), generator=torch.Generator().manual_seed(n)).to(
+        torch.uint8
+    )
+
+
 @needs_library
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(problem=problems(), threads=st.sampled_from([1, 2, 5]))
@@ -80,6 +93,7 @@ def test_errors_have_the_same_bits(problem, threads):
     matrix, weights, group_size, scale_format = problem
     LIBRARY.set_threads(threads)
     options = {"group_size": group_size, "floor": scale_floor(matrix), "scale_format": scale_format}
+    options["palettes"] = palettes_of(matrix)
     expected = TorchEngine().errors(matrix, weights, **options)
     for kernels in each_tier():
         assert same_bits(kernels.errors(matrix, weights, **options), expected)
@@ -105,6 +119,7 @@ def test_rounding_has_the_same_bits(problem, feedback, threads, seed):
         "floor": scale_floor(matrix),
         "factor": factor.T.contiguous().T if feedback else None,  # as triangular solvers return it
         "scale_format": scale_format,
+        "palettes": palettes_of(matrix, shared=seed % 2 == 0),
     }
     block, weights = matrix[-group_size:], weights[-group_size:]
     before = block.clone()
@@ -114,6 +129,31 @@ def test_rounding_has_the_same_bits(problem, feedback, threads, seed):
         for field in FIELDS:
             assert same_bits(getattr(found, field), getattr(expected, field)), field
     assert same_bits(block, before)
+
+
+@needs_library
+def test_only_formats_that_are_asked_for_are_searched():
+    matrix = columns_of(np.random.default_rng(0), (64, 48), 0)
+    options = {"group_size": 64, "floor": scale_floor(matrix), "scale_format": ScaleFormat.LOG8}
+    allowed = formats_of("integer,palette")
+    every = TorchEngine().errors(matrix, torch.ones(64), **options)
+    assert [torch.isinf(every[i]).all().item() for i in range(len(CANDIDATES))] == [
+        isinstance(candidate, Palette) for candidate in CANDIDATES
+    ]
+    for kernels in (TorchEngine(), *each_tier()):
+        found = kernels.errors(matrix, torch.ones(64), **options, allowed=allowed)
+        for i, candidate in enumerate(CANDIDATES):
+            wanted = isinstance(candidate, Integer)
+            assert same_bits(found[i], every[i]) if wanted else torch.isinf(found[i]).all()
+
+
+@needs_library
+def test_palettes_that_are_not_given_are_refused():
+    block, floor = torch.zeros(32, 16), torch.zeros(16)
+    choices = torch.tensor([[c.name for c in CANDIDATES].index("palette3")], dtype=torch.uint8)
+    options = {"floor": floor, "factor": None, "scale_format": ScaleFormat.LOG8}
+    with pytest.raises(RequestError):
+        NativeEngine(LIBRARY).round(block, choices, torch.ones(32), **options)
 
 
 @needs_library
@@ -174,7 +214,7 @@ def test_methods_and_curves_are_the_same_with_and_without_kernels(in_torch, name
     values = torch.from_numpy(generator.standard_normal((100, 300)).astype(np.float32))
     weight = sort_weight(values, importance, grid, hessian=hessian, rows=None, columns=None)
     method = QUANTIZERS.get(name)()
-    feedback = method.prepare(hessian)
+    feedback = with_palettes(method.prepare(hessian), [weight], scale_format)
     tiles = generator.integers(0, len(CANDIDATES), (grid.n_groups, grid.n_row_blocks))
     choices = torch.from_numpy(tiles.astype(np.uint8))
 
@@ -244,6 +284,9 @@ def source(**changes):
         {"formats": native.formats([native.Format(7, 16, 0, 5)])},
         {"formats": native.formats([native.Format(23, 16, 0, 5)])},
         {"formats": native.formats([native.Format(20, 16, -65, 5)])},
+        {"formats": native.formats([native.Format(37, 16, 0, 5)])},
+        {"formats": native.formats([native.Format(52, 17, 0, 5)])},
+        {"formats": native.formats([native.Format(36, 16, 0, 5)])},  # no palettes
     ],
     ids=str,
 )

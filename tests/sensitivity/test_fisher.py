@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, formats_of
 from laq.core.groups import TileGrid
 from laq.core.importance import FLOOR_SUPPORT, Importance
 from laq.core.scheme import ScaleFormat
@@ -18,6 +18,7 @@ from laq.sensitivity.common.tile_losses import Tiled, tile_losses
 
 SHAPE = (48, 128)
 ABSENT, INT2, INT4, INT8, TRELLIS2, TRELLIS3, TRELLIS4 = 0, 3, 5, 8, 10, 11, 12
+NF4, FP4, PALETTE2, PALETTE3, PALETTE4, TRITS = 15, 16, 17, 18, 19, 20
 
 
 def importance_of(rows=None, support=1e6):
@@ -48,12 +49,15 @@ def test_every_tile_has_a_finite_positive_loss_that_falls_with_the_levels(name):
     assert np.isfinite(losses).all()
     assert (losses > 0).all()
     whole = losses.sum((1, 2))
-    for family in (whole[INT2 : INT8 + 1], whole[INT8 + 1 :]):
+    for family in (whole[INT2 : INT8 + 1], whole[INT8 + 1 : NF4], whole[PALETTE2 : PALETTE4 + 1]):
         assert (np.diff(family) < 0).all()
 
 
 @pytest.mark.parametrize("name", QUANTIZERS.names())
-@pytest.mark.parametrize("choice", [INT2, INT4, INT8, TRELLIS2, TRELLIS3, TRELLIS4])
+@pytest.mark.parametrize(
+    "choice",
+    [INT2, INT4, INT8, TRELLIS2, TRELLIS3, TRELLIS4, NF4, FP4, PALETTE2, PALETTE3, PALETTE4, TRITS],
+)
 def test_predicted_loss_is_near_the_loss_of_the_encoded_weight(name, choice):
     losses, weight, method, feedback = measured(name)
     tiles = np.full((3, 2), choice, np.uint8)
@@ -62,6 +66,16 @@ def test_predicted_loss_is_near_the_loss_of_the_encoded_weight(name, choice):
     error = (restored.T - weight.matrix[: SHAPE[1], : SHAPE[0]]).double()
     true = 0.5 * float((((weight.hessian.double() @ error) * error).sum(0) * weight.rows).sum())
     assert 0.6 < float(losses[choice].sum()) / true < 1.7
+
+
+@pytest.mark.parametrize("formats", ["integer", "fp4", "binary,palette"])
+def test_only_formats_that_are_asked_for_are_measured(formats):
+    losses, weight, method, feedback = measured()
+    options = {"columns": None, "scale_format": ScaleFormat.LOG8}
+    allowed = formats_of(formats)
+    found = tile_losses(weight, method, feedback, importance_of(), **options, allowed=allowed)
+    assert np.isinf(found[~np.array(allowed)]).all()
+    np.testing.assert_allclose(found[1:][np.array(allowed)[1:]], losses[1:][np.array(allowed)[1:]], rtol=0.3)
 
 
 def test_loss_is_proportional_to_the_importance_of_rows():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OUTSIDE = "outside blocks"
 THIRDS = ("first third", "middle third", "last third")
 NARROW_FIRST = sorted(CANDIDATES, key=lambda candidate: candidate.n_levels)
-SYMBOLS = {"absent": "0", "ternary": "t"}
+SYMBOLS = {"absent": "0", "ternary": "t", "trits": "t"}
 """One character a format in bars; the others are called by their width."""
 
 
@@ -154,7 +154,7 @@ def bar_of(tiles: Mapping[str, int], *, width: int) -> str:
 
 
 def symbol_of(name: str) -> str:
-    """Return the character that stands for a format in bars: the width, of integers and trellises alike."""
+    """Return the character that stands for a format in bars: the width, or `t` for three values."""
     return SYMBOLS.get(name, name[-1])
 
 

@@ -14,9 +14,11 @@ from laq.cli.options import (
     AsJson,
     Data,
     Debug,
+    FormatNames,
     Group,
     GroupSize,
     Keep,
+    LowRank,
     Mixes,
     Model,
     QuantizerName,
@@ -27,6 +29,8 @@ from laq.cli.options import (
     Tokens,
     TransformNames,
     check_data,
+    check_formats,
+    check_low_rank,
 )
 from laq.cli.output import running
 from laq.core.scheme import ScaleFormat
@@ -51,6 +55,8 @@ def measure(
     transform: TransformNames = None,
     sensitivity: SensitivityName = "fisher",
     mixes: Mixes = 0,
+    low_rank: LowRank = "0",
+    formats: FormatNames = "all",
     keep: Keep = None,
     data: Data = None,
     tokens: Tokens = CALIBRATION_TOKENS,
@@ -73,6 +79,8 @@ def measure(
         from laq.steps import measure as run
 
         check_data(data)
+        check_formats(formats)
+        check_low_rank(low_rank)
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
@@ -97,10 +105,13 @@ def measure(
             mixes=mixes,
             batches=splits.held_out,
             seed=seed,
+            formats=formats,
+            low_rank=low_rank,
         )
         stats.save(output / "stats")
         curves.save(output / "curves")
-        content = _content(curves, stats, output, data=splits.source, time_s=time.perf_counter() - start)
+        time_s = time.perf_counter() - start
+        content = _content(curves, stats, output, formats, data=splits.source, time_s=time_s)
         out.show(content, _text(content))
 
 
@@ -117,11 +128,13 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: float) -> dict[str, Any]:
+def _content(
+    curves: Curves, stats: Stats, folder: Path, formats: str, *, data: str, time_s: float
+) -> dict[str, Any]:
     from laq.allocation.common import size_range
     from laq.core.target import Unit
 
-    smallest, largest = size_range(curves, unit=Unit.TILE, floor=False)
+    smallest, largest = size_range(curves, unit=Unit.TILE, formats=formats, floor=False)
     return {
         "folder": str(folder),
         "time_s": time_s,
@@ -137,6 +150,7 @@ def _content(curves: Curves, stats: Stats, folder: Path, *, data: str, time_s: f
         "transforms": list(curves.transforms),
         "sensitivity": curves.sensitivity,
         "gains": None if curves.gains is None else curves.gains.to_json(),
+        "formats": formats,
         "scale_format": curves.scale_format.value,
         "original_bytes": curves.original_bytes,
         "smallest_bytes": smallest,

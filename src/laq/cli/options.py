@@ -21,14 +21,6 @@ class GroupSize(Enum):
     G128 = "128"
 
 
-class Formats(Enum):
-    """Keys of `laq.core.formats.FAMILIES`."""
-
-    ALL = "all"
-    INTEGER = "integer"
-    TRELLIS = "trellis"
-
-
 class Control(Enum):
     """Legal controls."""
 
@@ -95,8 +87,21 @@ Group = Annotated[GroupSize, typer.Option("--group-size", help="Columns that sha
 AllocatorName = Annotated[
     str, typer.Option("--allocator", help="How bytes are spent over units, see `laq methods`.")
 ]
-FormatName = Annotated[
-    Formats, typer.Option("--format", help="Number formats that tiles may take, see docs/METHODS.md.")
+FormatNames = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Number formats that tiles may take: all, integer, trellis, palette, nf4, fp4, ternary, binary, "
+        "product; several with commas, but product, for whole weights, alone.",
+    ),
+]
+LowRank = Annotated[
+    str,
+    typer.Option(
+        "--low-rank",
+        metavar="RANK|auto",
+        help="Rank of a correction in 8 bits beside each linear's tiles; `auto` chooses for each.",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seeds everything that is sampled.")]
 ControlName = Annotated[
@@ -128,6 +133,20 @@ def check_limits(*, bpw: float | None, size: str | None, max_kl: float | None = 
             raise BudgetError(f"{name} {value} is not a positive number", hint="for example --bpw 4")
     if size is not None:
         parse_size(size)
+
+
+def check_formats(families: str) -> None:
+    """Raise RequestError, with those there are, if a family of formats is unknown."""
+    from laq.core.formats import formats_of
+
+    formats_of(families)
+
+
+def check_low_rank(text: str) -> None:
+    """Raise RequestError unless it is a rank or "auto"."""
+    from laq.core.low_rank import ranks_of
+
+    ranks_of(text)
 
 
 def check_allocator(name: str) -> None:

@@ -13,12 +13,12 @@ from laq.cli.options import (
     Bpw,
     ControlName,
     Debug,
-    FormatName,
-    Formats,
+    FormatNames,
     Quiet,
     Seed,
     Size,
     check_allocator,
+    check_formats,
     check_limits,
 )
 from laq.cli.output import running
@@ -42,7 +42,7 @@ def plan(
     size: Size = None,
     unit: UnitName = Unit.TILE,
     allocator: AllocatorName = "lagrange",
-    formats: FormatName = Formats.ALL,
+    formats: FormatNames = "all",
     control: ControlName = None,
     seed: Seed = 0,
     output: Out = None,
@@ -58,6 +58,7 @@ def plan(
     with running(debug=debug, as_json=as_json, quiet=quiet) as out:
         check_limits(bpw=bpw, size=size, names="--bpw and --size")
         check_allocator(allocator)
+        check_formats(formats)
         from laq.cli.bits import bits_of_plan
         from laq.cli.tables import depth_table, format_table, role_table
         from laq.core.curve import Curves
@@ -71,7 +72,7 @@ def plan(
             budget,
             unit=unit,
             allocator=allocator,
-            formats=formats.value,
+            formats=formats,
             control=None if control is None else control.value,
             seed=seed,
         )

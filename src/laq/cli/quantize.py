@@ -16,11 +16,11 @@ from laq.cli.options import (
     ControlName,
     Data,
     Debug,
-    FormatName,
-    Formats,
+    FormatNames,
     Group,
     GroupSize,
     Keep,
+    LowRank,
     Mixes,
     Model,
     QuantizerName,
@@ -33,7 +33,9 @@ from laq.cli.options import (
     TransformNames,
     check_allocator,
     check_data,
+    check_formats,
     check_limits,
+    check_low_rank,
     check_sensitivity,
 )
 from laq.cli.output import running
@@ -74,12 +76,13 @@ def quantize(
     max_kl: MaxKl = None,
     unit: UnitName = Unit.TILE,
     allocator: AllocatorName = "lagrange",
-    formats: FormatName = Formats.ALL,
+    formats: FormatNames = "all",
     quantizer: QuantizerName = "gptq",
     range: RangeName = "mse",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG4,
     transform: TransformNames = None,
+    low_rank: LowRank = "0",
     keep: Keep = None,
     control: ControlName = None,
     seed: Seed = 0,
@@ -101,10 +104,12 @@ def quantize(
         start = time.perf_counter()
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         check_data(data)
+        check_low_rank(low_rank)
         check_allocator(allocator)
         check_sensitivity(sensitivity)
+        check_formats(formats)
         names = {"quantizer": quantizer, "range": range, "transform": transform}
-        network = _open(model, output, formats.value, keep=keep, names=names)
+        network = _open(model, output, formats, keep=keep, names=names)
 
         from laq.cli.paths import check_room
         from laq.pipeline import budget_bytes
@@ -120,12 +125,13 @@ def quantize(
             data=data,
             unit=unit.value,
             allocator=allocator,
-            formats=formats.value,
+            formats=formats,
             quantizer=quantizer,
             range=range,
             group_size=int(group_size.value),
             scale_format=scale_format.value,
             transform=transform,
+            low_rank=low_rank,
             control=None if control is None else control.value,
             compare=compare,
             measured=measured,

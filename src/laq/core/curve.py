@@ -14,11 +14,12 @@ from laq.core.formats import CANDIDATES, FIRST_RANGE
 from laq.core.gains import Gains, weight_classes
 from laq.core.groups import TileGrid
 from laq.core.permutation import IndexArray, checked_permutation
+from laq.core.product import ProductCode, product_code
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import checked_names, open_value, refusing, save_value
 
-N_FIRST_CANDIDATES = 9
-"""Formats that there were before trellises: curves of then are read."""
+FORMER_CANDIDATES = (9, 15)
+"""How many formats there were before trellises, and before tables: curves of then are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,15 @@ class WeightCurves:
         Shape and group size.
     loss_nats : float32 [n_candidates, n_row_blocks, n_groups]
         Predicted rise of the loss per token, or what stands for it under metrics without that unit; infinite
-        where a format is not allowed.
+        where a format is not allowed or was not measured.
     row_permutation : uint16 or uint32 [n_rows], or None
         Source row of each sorted row; None if rows keep their order.
     column_order : str
         Key of the shared column permutation, empty if columns keep their order.
+    rank : int
+        Of the correction that is taken from the weight before its tiles are rounded; 0 if there is none.
+    product : ProductCode or None
+        In which the whole weight is stored; all tiles are then absent, and share its loss.
     """
 
     name: str
@@ -45,6 +50,8 @@ class WeightCurves:
     loss_nats: npt.NDArray[np.float32]
     row_permutation: IndexArray | None
     column_order: str
+    rank: int = 0
+    product: ProductCode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,10 @@ class Curves:
         Metric that the losses are, see `laq methods`.
     gains : Gains or None
         What brought the losses to the KL of the whole network; multiplied in already.
+    alternatives : tuple of WeightCurves
+        The same weights with corrections of other ranks, for a plan to choose among.
+    low_rank : str
+        What was asked for: a rank, or "auto"; see `laq.core.low_rank.ranks_of`.
     """
 
     weights: tuple[WeightCurves, ...]
@@ -93,6 +104,8 @@ class Curves:
     transforms: tuple[str, ...] = ()
     sensitivity: str = "fisher"
     gains: Gains | None = None
+    alternatives: tuple[WeightCurves, ...] = ()
+    low_rank: str = "0"
 
     def predict(self, sum_nats: float) -> float:
         """Return the predicted KL of a network whose chosen losses add up to `sum_nats`."""
@@ -101,25 +114,29 @@ class Curves:
     def with_gains(self, gains: Gains) -> Curves:
         """Return the same curves with the gains of their classes multiplied in."""
         classes = weight_classes(weight.name for weight in self.weights)
-        weights = tuple(
-            replace(w, loss_nats=w.loss_nats * np.float32(gains.classes[classes[w.name]]))
-            for w in self.weights
+
+        def scaled(curves: tuple[WeightCurves, ...]) -> tuple[WeightCurves, ...]:
+            factors = [np.float32(gains.classes[classes[one.name]]) for one in curves]
+            return tuple(
+                replace(one, loss_nats=one.loss_nats * factor)
+                for one, factor in zip(curves, factors, strict=True)
+            )
+
+        return replace(
+            self, weights=scaled(self.weights), alternatives=scaled(self.alternatives), gains=gains
         )
-        return replace(self, weights=weights, gains=gains)
 
     def save(self, path: Path | str) -> None:
         """Write a folder; see `open`."""
         arrays: dict[str, npt.NDArray[Any]] = {}
-        for weight in self.weights:
-            arrays[f"loss:{weight.name}"] = weight.loss_nats
+        for weight in (*self.weights, *self.alternatives):
+            arrays[f"loss:{_key(weight.name, weight.rank, weight.product)}"] = weight.loss_nats
             if weight.row_permutation is not None:
-                arrays[f"rows:{weight.name}"] = weight.row_permutation
+                arrays[f"rows:{_key(weight.name, weight.rank)}"] = weight.row_permutation
         arrays |= {f"columns:{key}": order for key, order in self.column_permutations.items()}
         header = {
-            "weights": [
-                [w.name, w.grid.n_rows, w.grid.n_columns, w.grid.group_size, w.column_order]
-                for w in self.weights
-            ],
+            "weights": [_entry(weight) for weight in self.weights],
+            "alternatives": [_entry(weight) for weight in self.alternatives],
             "column_permutations": list(self.column_permutations),
             "scale_format": self.scale_format.value,
             "quantizer": self.quantizer,
@@ -132,6 +149,7 @@ class Curves:
             "transforms": list(self.transforms),
             "sensitivity": self.sensitivity,
             "gains": None if self.gains is None else self.gains.to_json(),
+            "low_rank": self.low_rank,
         }
         save_value(Path(path), "curves", header, arrays)
 
@@ -151,33 +169,55 @@ class Curves:
             names = ("quantizer", "fixed_bytes", "original_bytes", "n_params", "source_hash", "data_hash")
             return Curves(
                 weights=tuple(_weight_curves(entry, arrays, columns) for entry in header["weights"]),
+                alternatives=tuple(
+                    _weight_curves(entry, arrays, columns) for entry in header.get("alternatives", [])
+                ),
                 column_permutations=columns,
                 scale_format=ScaleFormat(header["scale_format"]),
                 range=header.get("range", FIRST_RANGE),
                 transforms=checked_names(header.get("transforms", [])),
+                low_rank=str(header.get("low_rank", "0")),
                 **{name: header[name] for name in names},
                 sensitivity=str(header.get("sensitivity", "fisher")),  # the only one there was once
                 gains=None if gains is None else Gains.from_json(gains),
             )
 
 
+def _key(name: str, rank: int, product: ProductCode | None = None) -> str:
+    """Name of a curve's arrays."""
+    if product is not None:
+        return f"{name}, {product.name}"
+    return f"{name}, rank {rank}" if rank else name
+
+
+def _entry(weight: WeightCurves) -> list[Any]:
+    grid = weight.grid
+    how = weight.rank if weight.product is None else weight.product.name
+    return [weight.name, grid.n_rows, grid.n_columns, grid.group_size, weight.column_order, how]
+
+
 def _weight_curves(
     entry: list[Any], arrays: Mapping[str, npt.NDArray[Any]], columns: Mapping[str, npt.NDArray[Any]]
 ) -> WeightCurves:
-    name, n_rows, n_columns, group_size, order = entry
+    name, n_rows, n_columns, group_size, order, *rest = entry
+    (how,) = rest or [0]  # measured before corrections were there
+    product = product_code(how) if isinstance(how, str) else None
+    rank = how if product is None else 0
     grid, losses, rows = (
         TileGrid(n_rows, n_columns, group_size),
-        arrays[f"loss:{name}"],
-        arrays.get(f"rows:{name}"),
+        arrays[f"loss:{_key(name, rank, product)}"],
+        arrays.get(f"rows:{_key(name, rank)}") if product is None else None,
     )
     expected = (len(CANDIDATES), grid.n_row_blocks, grid.n_groups)
-    if losses.shape == (N_FIRST_CANDIDATES, *expected[1:]):  # measured before trellises were there
+    if losses.shape in [(n, *expected[1:]) for n in FORMER_CANDIDATES]:
         missing = np.full((len(CANDIDATES) - len(losses), *losses.shape[1:]), np.inf, np.float32)
         losses = np.concatenate([losses, missing])
     if losses.shape != expected:
         raise ValueError(f"{name}: losses have shape {losses.shape}, expected {expected}")
     if order:
         checked_permutation(columns[order], n_columns)
+    if type(rank) is not int or not 0 <= rank <= min(n_rows, n_columns):
+        raise ValueError(f"{name}: rank {rank!r}")
     return WeightCurves(
-        name, grid, losses, None if rows is None else checked_permutation(rows, n_rows), order
+        name, grid, losses, None if rows is None else checked_permutation(rows, n_rows), order, rank, product
     )

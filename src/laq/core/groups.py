@@ -7,6 +7,9 @@ from dataclasses import dataclass
 TILE_ROWS = 16
 """Rows of a tile: one 512-bit register of 32-bit sums."""
 
+LINE_BYTES = 64
+"""Bytes of a line: four neighbouring columns of the rows of a tile, a byte each."""
+
 GROUP_SIZES = (32, 64, 128)
 """Legal group sizes: multiples of the 32-column brick that keep int32 sums safe."""
 

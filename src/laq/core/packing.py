@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from laq.core.errors import FormatError
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, PALETTES, payload_bytes
+from laq.core.formats.table import PALETTE_BYTES
 from laq.core.groups import TILE_ROWS, TileGrid
+from laq.core.low_rank import LowRank, low_rank_problems, low_rank_sections
 from laq.core.permutation import IndexArray, index_dtype, is_permutation
+from laq.core.product import ProductTensor
 from laq.core.qtensor import LOG4_SPAN
 from laq.core.scheme import ScaleFormat
 
 BRICK_COLUMNS = 32
-LINE_BYTES = 64
+UNIT_BYTES = 16
+"""Every tile takes a multiple of this."""
+
 TAGS = np.array([candidate.tag for candidate in CANDIDATES], np.uint8)
 """What the tile table says of every candidate format, indexed by choice; 0 where nothing is stored."""
 
@@ -24,12 +30,29 @@ CODE_BITS = np.zeros(256, np.uint8)
 CODE_BITS[TAGS] = [candidate.code_bits for candidate in CANDIDATES]
 """Width of the codes of a tile, indexed by tag."""
 
+PALETTE_TAGS = np.array(list(PALETTES), np.uint8)
+"""Tags of tiles whose entries are stored with the weight."""
+
 ZERO_POINT_BITS = np.zeros(256, np.uint8)
 ZERO_POINT_BITS[TAGS] = [candidate.zero_point_bits for candidate in CANDIDATES]
 """Width of the zero points of a tile, indexed by tag."""
 
 LOG_SCALE_BIAS = 128
 """Stored log scale = steps above the row block's base + this bias, one byte."""
+
+
+@cache
+def tile_bytes(group_size: int) -> npt.NDArray[np.int64]:
+    """Return the bytes that the codes of a tile take, indexed by tag.
+
+    Examples
+    --------
+    >>> tile_bytes(64)[[0, 4, 20, 82]].tolist()
+    [0, 512, 512, 208]
+    """
+    sizes = np.zeros(256, np.int64)
+    sizes[TAGS] = [payload_bytes(candidate, group_size) for candidate in CANDIDATES]
+    return sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +68,7 @@ class PackedTensor:
     payload : uint8 [payload_bytes]
         Tiles of each row block by falling tag, then by column group; absent tiles left out.
     bits : uint8 [n_stored]
-        Tag of every stored tile: the width of its codes, and 16 more for a trellis.
+        Tag of every stored tile: the width of its codes, and a multiple of 16 for what they stand for.
     groups : uint16 [n_stored]
         Column group of every stored tile.
     scales : uint8 [n_stored, 16] for LOG8, uint8 [n_stored, 9] for LOG4, float16 [n_stored, 16] for FLOAT16
@@ -53,11 +76,15 @@ class PackedTensor:
     scale_base : float16 [n_row_blocks], or None
         Power of two that log scales count from.
     zero_points : uint8 [sum of 2 * zero point bits]
-        16 zero points a tile, each as wide as the tile's codes, little-endian bit order; none for a trellis.
+        16 zero points a tile of integers, each as wide as its codes, little-endian bit order.
     row_offsets : uint64 [n_row_blocks]
         Byte of the payload where each row block starts.
     row_permutation, column_permutation : uint16 or uint32, or None
         Source index of each stored row and column; None if they keep their order.
+    palettes : uint8 [`PALETTE_BYTES`], or None
+        Learned entries of 2, 3 and 4 bits; None if no tile uses them.
+    low_rank : LowRank or None
+        What is added to the matrix.
     """
 
     grid: TileGrid
@@ -71,16 +98,23 @@ class PackedTensor:
     row_offsets: npt.NDArray[np.uint64]
     row_permutation: IndexArray | None
     column_permutation: IndexArray | None
+    palettes: npt.NDArray[np.uint8] | None = None
+    low_rank: LowRank | None = None
 
     def sections(self) -> dict[str, npt.NDArray[Any]]:
         """Return the stored arrays by section name, in file order."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
-        return {name: array for name, array in named.items() if array is not None}
+        named = {field.name: getattr(self, field.name) for field in fields(self)[2:-1]}
+        correction = {} if self.low_rank is None else self.low_rank.sections()
+        return {name: array for name, array in named.items() if array is not None} | correction
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all sections."""
         return sum(int(array.nbytes) for array in self.sections().values())
+
+
+StoredTensor = PackedTensor | ProductTensor
+"""One matrix as an archive holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +132,12 @@ class SectionSpec:
 
 
 def section_specs(
-    grid: TileGrid, scale_format: ScaleFormat, choices: npt.NDArray[np.uint8], *, has_row_permutation: bool
+    grid: TileGrid,
+    scale_format: ScaleFormat,
+    choices: npt.NDArray[np.uint8],
+    *,
+    has_row_permutation: bool,
+    rank: int = 0,
 ) -> list[SectionSpec]:
     """Return what packing will store for these choices, except the column permutation (shared).
 
@@ -112,13 +151,14 @@ def section_specs(
         Candidate format of every tile.
     has_row_permutation : bool
         Whether rows are sorted.
+    rank : int
+        Of the correction; 0 if there is none.
     """
     tags = TAGS[choices]
     n_stored = int((tags > 0).sum())
-    code_bits = int(CODE_BITS[tags].sum(dtype=np.int64))
     zero_point_bits = int(ZERO_POINT_BITS[tags].sum(dtype=np.int64))
     specs = [
-        SectionSpec("payload", np.dtype(np.uint8), (code_bits * grid.tile_elements // 8,)),
+        SectionSpec("payload", np.dtype(np.uint8), (int(tile_bytes(grid.group_size)[tags].sum()),)),
         SectionSpec("bits", np.dtype(np.uint8), (n_stored,)),
         SectionSpec("groups", np.dtype(np.uint16), (n_stored,)),
         SectionSpec("scales", scale_format.dtype, (n_stored, *scale_format.tile_shape)),
@@ -129,7 +169,14 @@ def section_specs(
         specs.append(SectionSpec("scale_base", np.dtype(np.float16), (grid.n_row_blocks,)))
     if has_row_permutation:
         specs.append(SectionSpec("row_permutation", index_dtype(grid.n_rows), (grid.n_rows,)))
-    return specs
+    if uses_palettes(tags):
+        specs.append(SectionSpec("palettes", np.dtype(np.uint8), (PALETTE_BYTES,)))
+    return specs + [SectionSpec(*section) for section in low_rank_sections(grid.n_rows, grid.n_columns, rank)]
+
+
+def uses_palettes(tags: npt.NDArray[np.uint8]) -> bool:
+    """Say whether any tile looks its codes up in the entries of its weight."""
+    return bool(np.isin(tags, PALETTE_TAGS).any())
 
 
 def tile_offsets(bits: npt.NDArray[np.uint8], grid: TileGrid) -> npt.NDArray[np.int64]:
@@ -137,8 +184,7 @@ def tile_offsets(bits: npt.NDArray[np.uint8], grid: TileGrid) -> npt.NDArray[np.
 
     bits : uint8 [n_stored], tags        Returns int64 [n_stored + 1]
     """
-    sizes = CODE_BITS[bits].astype(np.int64) * (grid.tile_elements // 8)
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(tile_bytes(grid.group_size)[bits])])
 
 
 def zero_point_offsets(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -172,6 +218,9 @@ def check_packed(packed: PackedTensor, *, name: str) -> None:
         If a width, group index, offset, size or permutation is out of range.
     """
     problems = [*_tile_problems(packed), *_permutation_problems(packed)]
+    if packed.low_rank is not None:
+        grid = packed.grid
+        problems += low_rank_problems(packed.low_rank, n_rows=grid.n_rows, n_columns=grid.n_columns)
     if problems:
         raise FormatError(
             f"{name}: {'; '.join(problems)}",
@@ -182,8 +231,11 @@ def check_packed(packed: PackedTensor, *, name: str) -> None:
 def _tile_problems(packed: PackedTensor) -> list[str]:
     grid, n_stored = packed.grid, len(packed.bits)
     if n_stored and not np.isin(packed.bits, TAGS[1:]).all():
-        return ["tile width outside of 1, 2, 3, 4, 5, 6, 8 bits, or of 1 to 6 in a trellis"]
+        return [f"tags of tiles outside of {', '.join(map(str, sorted(set(TAGS[1:].tolist()))))}"]
     problems = []
+    found = None if packed.palettes is None else packed.palettes.shape
+    if found != (PALETTE_BYTES,) and (found is not None or uses_palettes(packed.bits)):
+        problems.append(f"palettes have shape {found}, expected {(PALETTE_BYTES,)}")
     end = int(tile_offsets(packed.bits, grid)[-1])
     if len(packed.payload) != end:
         problems.append(f"payload has {len(packed.payload)} bytes, its tile table says {end}")

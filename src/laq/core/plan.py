@@ -16,13 +16,15 @@ import numpy.typing as npt
 from laq.core.errors import FormatError
 from laq.core.formats import CANDIDATES, FIRST_RANGE
 from laq.core.groups import TileGrid
-from laq.core.packing import section_specs
+from laq.core.packing import SectionSpec, section_specs
 from laq.core.permutation import IndexArray, checked_permutation
+from laq.core.product import ProductCode, product_code, product_sections
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import MALFORMED, checked_names, write_text_atomic
 from laq.core.target import Unit
 
-PLAN_VERSION = 1
+PLAN_VERSIONS = (1, 2)
+"""The second has corrections of low rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ class WeightPlan:
         Source row of each stored row; None if rows keep their order.
     column_order : str
         Key of the shared column permutation, empty if columns keep their order.
+    rank : int
+        Of the correction that is added to the tiles; 0 if there is none.
+    product : ProductCode or None
+        In which the whole weight is stored in place of tiles.
     """
 
     name: str
@@ -48,16 +54,25 @@ class WeightPlan:
     choices: npt.NDArray[np.uint8]
     row_permutation: IndexArray | None
     column_order: str
+    rank: int = 0
+    product: ProductCode | None = None
 
     def histogram(self) -> dict[str, int]:
         """Return the number of tiles of each format, empty ones left out."""
+        if self.product is not None:
+            return {}
         counts = np.bincount(self.choices.ravel(), minlength=len(CANDIDATES))
         return {c.name: int(n) for c, n in zip(CANDIDATES, counts, strict=True) if n}
 
     def size_bytes(self, scale_format: ScaleFormat) -> int:
         """Return the bytes this weight will take, the shared column permutation left out."""
+        if self.product is not None:
+            sections = product_sections(self.grid.n_rows, self.grid.n_columns, self.product)
+            return sum(SectionSpec(*section).size_bytes for section in sections)
         has_rows = self.row_permutation is not None
-        specs = section_specs(self.grid, scale_format, self.choices, has_row_permutation=has_rows)
+        specs = section_specs(
+            self.grid, scale_format, self.choices, has_row_permutation=has_rows, rank=self.rank
+        )
         return sum(spec.size_bytes for spec in specs)
 
 
@@ -116,7 +131,7 @@ class Plan:
         lines = [json.dumps(_weight_json(weight), sort_keys=True) for weight in self.weights]
         head = {
             "kind": "plan",
-            "version": PLAN_VERSION,
+            "version": 2 if any(weight.rank or weight.product for weight in self.weights) else 1,
             **self.summary(),
             "column_permutations": {key: _encode(order) for key, order in self.column_permutations.items()},
         }
@@ -149,7 +164,7 @@ class Plan:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content["kind"] != "plan" or content["version"] != PLAN_VERSION:
+            if content["kind"] != "plan" or content["version"] not in PLAN_VERSIONS:
                 raise ValueError(f"kind {content['kind']!r}, version {content['version']!r}")
             return _plan_from_json(content)
         except (*MALFORMED, zlib.error) as error:
@@ -180,6 +195,8 @@ def _weight_json(weight: WeightPlan) -> dict[str, Any]:
         "choices": _encode(weight.choices.ravel()),
         "row_permutation": None if weight.row_permutation is None else _encode(weight.row_permutation),
         "column_order": weight.column_order,
+        **({"rank": weight.rank} if weight.rank else {}),
+        **({"product": weight.product.name} if weight.product else {}),
     }
 
 
@@ -193,7 +210,11 @@ def _weight_from_json(content: dict[str, Any], columns: Mapping[str, npt.NDArray
     row_permutation = None if rows is None else checked_permutation(_decode(rows), n_rows)
     if order:
         checked_permutation(columns[order], n_columns)
-    return WeightPlan(content["name"], grid, choices, row_permutation, order)
+    rank: object = content.get("rank", 0)
+    if type(rank) is not int or not 0 <= rank <= min(n_rows, n_columns):
+        raise ValueError(f"{content['name']}: rank {rank!r}")
+    product = product_code(content["product"]) if "product" in content else None
+    return WeightPlan(content["name"], grid, choices, row_permutation, order, rank, product)
 
 
 def _encode(array: npt.NDArray[Any]) -> str:

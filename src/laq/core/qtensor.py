@@ -69,11 +69,13 @@ class QTensor:
         One scale a group; for LOG4 those of a tile lie within `LOG4_SPAN` of each other.
     zero_points : float32 [padded_rows, n_groups]
         The point on the scale of codes that stands for zero: a whole number, or for codes of up to
-        `NARROW_BITS` bits a half, see `zero_point_code`; 128 for a trellis, whose codes choose bytes.
+        `NARROW_BITS` bits a half, see `zero_point_code`; 128 where codes choose bytes of a table.
     row_permutation : uint16 or uint32 [n_rows], or None
         Source row of each stored row; None if rows keep their order.
     column_permutation : uint16 or uint32 [n_columns], or None
         Source column of each stored column; None if columns keep their order.
+    palettes : uint8 [`laq.core.formats.table.PALETTE_BYTES`], or None
+        Learned entries, for formats that use them.
     """
 
     grid: TileGrid
@@ -84,6 +86,7 @@ class QTensor:
     zero_points: npt.NDArray[np.float32]
     row_permutation: IndexArray | None
     column_permutation: IndexArray | None
+    palettes: UInt8Array | None = None
 
 
 def decode_scales(

@@ -7,7 +7,7 @@ from enum import Enum
 
 import numpy as np
 
-from laq.core.formats import Format
+from laq.core.formats import Format, payload_bytes
 from laq.core.groups import TILE_ROWS
 
 TILE_TABLE_BYTES = 3
@@ -70,8 +70,8 @@ class Scheme:
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of the codes of one tile: whole lines of 64 bytes."""
-        return TILE_ROWS * self.group_size * self.format.code_bits // 8
+        """Bytes of the codes of one tile."""
+        return payload_bytes(self.format, self.group_size)
 
     @property
     def tile_bytes(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.core.errors import FormatError
+from laq.core.formats.table import PALETTE_BYTES, PALETTE_TAG
 from laq.core.formats.trellis import TAG
-from laq.core.packing import PackedTensor, SectionSpec, check_packed, section_specs
+from laq.core.low_rank import LowRank, low_rank_sections
+from laq.core.packing import PackedTensor, SectionSpec, StoredTensor, check_packed, section_specs
 from laq.core.permutation import IndexArray, index_dtype
+from laq.core.product import ProductCode, ProductTensor, product_code, product_problems, product_sections
 from laq.core.progress import track
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import FolderKind, replaced_folder
 from laq.io.manifest import (
+    CORRECTIONS_VERSION,
     MANIFEST,
+    PRODUCT_RESERVE,
+    RANK_RESERVE,
     Manifest,
     WeightEntry,
     manifest_reserve_bytes,
@@ -69,7 +75,7 @@ class Archive:
         """Bytes of all files in the folder."""
         return folder_bytes(self.folder)
 
-    def packed(self, entry: WeightEntry) -> PackedTensor:
+    def packed(self, entry: WeightEntry) -> StoredTensor:
         """Return a weight's sections, checked.
 
         Raises
@@ -77,8 +83,10 @@ class Archive:
         FormatError
             If a section is missing, of the wrong type, or out of range.
         """
+        if entry.product:
+            return self._product(entry)
         scale_format = self.manifest.scale_format
-        get = self._section
+        get, has_palettes = self._section, f"{entry.name}.palettes" in self.tensors
         tensor = PackedTensor(
             grid=entry.grid,
             scale_format=scale_format,
@@ -92,9 +100,9 @@ class Archive:
             row_permutation=self._permutation(
                 f"{entry.name}.row_permutation", entry.shape[0], required=False
             ),
-            column_permutation=self._permutation(entry.column_order, entry.shape[1], required=True)
-            if entry.column_order
-            else None,
+            column_permutation=self._columns(entry),
+            palettes=get(entry.name, "palettes", np.uint8) if has_palettes else None,
+            low_rank=self._low_rank(entry) if entry.rank else None,
         )
         check_packed(tensor, name=entry.name)
         return tensor
@@ -112,6 +120,35 @@ class Archive:
             )
         return array
 
+    def _columns(self, entry: WeightEntry) -> IndexArray | None:
+        if not entry.column_order:
+            return None
+        return self._permutation(entry.column_order, entry.shape[1], required=True)
+
+    def _product(self, entry: WeightEntry) -> ProductTensor:
+        name = entry.name
+        tensor = ProductTensor(
+            *entry.shape,
+            codes=self._section(name, "product_codes", np.uint8, rank=3),
+            codebooks=self._section(name, "product_codebooks", np.float16, rank=3),
+            row_scales=self._section(name, "product_scales", np.float16),
+            column_permutation=self._columns(entry),
+        )
+        problems = product_problems(tensor, product_code(entry.product))
+        if problems:
+            raise FormatError(f"{name}: {'; '.join(problems)}", hint="copy or quantize it again")
+        return tensor
+
+    def _low_rank(self, entry: WeightEntry) -> LowRank:
+        factors = self._section(entry.name, "low_rank", np.int8, rank=2)
+        low_rank = LowRank(factors, self._section(entry.name, "low_rank_scales", np.float16))
+        if low_rank.rank != entry.rank:
+            raise FormatError(
+                f"{entry.name}: a correction of rank {low_rank.rank}, {MANIFEST} says {entry.rank}",
+                hint="copy or quantize it again",
+            )
+        return low_rank
+
     def _permutation(self, key: str, n: int, *, required: bool) -> IndexArray | None:
         if key not in self.tensors and not required:
             return None
@@ -123,7 +160,7 @@ def save_archive(
     folder: Path,
     manifest: Manifest,
     *,
-    packed: Mapping[str, PackedTensor],
+    packed: Mapping[str, StoredTensor],
     kept: Mapping[str, RawTensor],
     sidecars: Callable[[Path], None] | None,
     check: Callable[[Path], None],
@@ -162,7 +199,7 @@ def save_archive(
 
 
 def archive_tensors(
-    manifest: Manifest, packed: Mapping[str, PackedTensor], kept: Mapping[str, RawTensor]
+    manifest: Manifest, packed: Mapping[str, StoredTensor], kept: Mapping[str, RawTensor]
 ) -> dict[str, RawTensor]:
     """Return all tensors by name, in the order of the file."""
     tensors: dict[str, RawTensor] = {}
@@ -205,12 +242,12 @@ def _write_shards(folder: Path, tensors: Mapping[str, RawTensor]) -> list[str]:
 
 
 def _manifest_json(
-    manifest: Manifest, packed: Mapping[str, PackedTensor], tensors: Mapping[str, RawTensor]
+    manifest: Manifest, packed: Mapping[str, StoredTensor], tensors: Mapping[str, RawTensor]
 ) -> str:
     weights = []
     for entry in manifest.weights:
         sections = [s for s in packed[entry.name].sections() if s != "column_permutation"]
-        fields = {**asdict(entry), "sha256": _hash(tensors[f"{entry.name}.{s}"] for s in sections)}
+        fields = {**entry.to_json(), "sha256": _hash(tensors[f"{entry.name}.{s}"] for s in sections)}
         weights.append(fields)
     content = {
         "format": "laq-archive",
@@ -229,11 +266,18 @@ def _manifest_json(
     return json.dumps(content, separators=(",", ":"))
 
 
-def _version(packed: Collection[PackedTensor]) -> int:
+def _version(packed: Collection[StoredTensor]) -> int:
     """Return the first version that knows these bytes: older readers open what they can."""
-    if any(one.scale_format is ScaleFormat.LOG4 for one in packed):
+    return max((_first_version(one) for one in packed), default=1)
+
+
+def _first_version(stored: StoredTensor) -> int:
+    if isinstance(stored, ProductTensor) or stored.low_rank is not None:
+        return CORRECTIONS_VERSION
+    highest = int(stored.bits.max(initial=0))
+    if highest > PALETTE_TAG or stored.scale_format is ScaleFormat.LOG4:
         return 3
-    return 2 if any((one.bits > TAG).any() for one in packed) else 1
+    return 2 if highest > TAG else 1
 
 
 def _hash(tensors: Iterable[RawTensor]) -> str:
@@ -248,6 +292,7 @@ def fixed_bytes(
     *,
     kept: Iterable[TensorSpec],
     column_specs: Iterable[TensorSpec],
+    palettes: Iterable[str] = (),
     sidecar_bytes: int,
 ) -> int:
     """Return the bytes of an archive besides its weights' own sections; a tight upper bound.
@@ -258,6 +303,8 @@ def fixed_bytes(
         Names and shapes of the weights.
     kept, column_specs : iterable of TensorSpec
         Tensors stored as they were, and shared column permutations.
+    palettes : iterable of str
+        Weights whose plan may use learned entries: those are counted here.
     sidecar_bytes : int
         Config and tokenizer files.
     """
@@ -268,11 +315,56 @@ def fixed_bytes(
     ]
     data = sum(spec.size_bytes for entry in manifest.weights for spec in _widest_sections(entry, manifest))
     # in the order of the file, so that no offset in its header takes more digits than here
-    specs = _in_file_order([*widest, *column_specs, *kept], manifest)
+    learned = [(f"{name}.palettes", "U8", (PALETTE_BYTES,)) for name in palettes]
+    specs = _in_file_order([*widest, *learned, *column_specs, *kept], manifest)
     with_weights = file_size_bytes(specs, METADATA)
     n_shards = with_weights // SHARD_BYTES + 1
     shard_overhead = (n_shards - 1) * SHARD_OVERHEAD
     return sidecar_bytes + manifest_reserve_bytes(manifest) + with_weights - data + shard_overhead
+
+
+def low_rank_bytes(name: str, shape: tuple[int, int], rank: int) -> int:
+    """Return what a correction adds to an archive: its sections, and a tight upper bound of their headers.
+
+    Padding of the header to whole steps of `DATA_ALIGNMENT_BYTES` may add one step for all together.
+
+    Parameters
+    ----------
+    name : str
+        The weight.
+    shape : tuple of int
+        [n_rows, n_columns].
+    rank : int
+        0 costs nothing.
+
+    Examples
+    --------
+    >>> low_rank_bytes("w", (100, 50), 0), low_rank_bytes("w", (100, 50), 4)
+    (0, 795)
+    """
+    if rank == 0:
+        return 0
+    return RANK_RESERVE + _bytes_with_header(name, low_rank_sections(*shape, rank))
+
+
+def product_bytes(name: str, shape: tuple[int, int], code: ProductCode) -> int:
+    """Return what a weight in a product code takes; like `low_rank_bytes` without the tables of tiles."""
+    return PRODUCT_RESERVE + _bytes_with_header(name, product_sections(*shape, code))
+
+
+def _bytes_with_header(name: str, sections: Iterable[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> int:
+    """Bytes of sections, and the most that the header can say of them."""
+    specs = [SectionSpec(*section) for section in sections]
+    lines = {
+        f"{name}.{spec.name}": {
+            "dtype": _dtype_name(spec),
+            "shape": spec.shape,
+            "data_offsets": [SHARD_BYTES] * 2,
+        }
+        for spec in specs
+    }
+    header = len(json.dumps(lines, separators=(",", ":")))
+    return header + sum(spec.size_bytes for spec in specs)
 
 
 def _widest_sections(entry: WeightEntry, manifest: Manifest) -> list[SectionSpec]:

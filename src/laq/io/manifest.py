@@ -5,22 +5,34 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from laq.core.errors import FormatError
 from laq.core.formats import CANDIDATES
 from laq.core.groups import GROUP_SIZES, TileGrid
+from laq.core.product import product_code
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import MALFORMED
 
 MANIFEST = "laq.json"
 ARCHIVE_VERSIONS = (1, 2, 3)
-"""Those that are read; what each adds is told by docs/FORMAT.md."""
+"""Those that are read; docs/FORMAT.md says what each adds."""
+
+CORRECTIONS_VERSION = 3
+OPTIONAL = frozenset({"rank", "product"})
+"""Keys of a weight that are left away where they say nothing, known since that version."""
+
 SHARD_NAME = re.compile(r"[\w-][\w.-]*")
 WEIGHT_RESERVE = 220 + sum(len(candidate.name) + 11 for candidate in CANDIDATES)
 """Bytes of a weight's line but for names: a count of up to seven digits for every format."""
+
+PRODUCT_RESERVE = 32
+"""Bytes of a product code's name in a weight's line."""
+
+RANK_RESERVE = 16
+"""Bytes of a correction's rank in a weight's line."""
 
 SUMMARY_RESERVE = 6144
 """Bytes kept in laq.json for the plan's summary, provenance and record, whose length is not known before."""
@@ -44,6 +56,10 @@ class WeightEntry:
         Number of tiles of each format.
     sha256 : str
         Over the bytes of all its sections, in file order.
+    rank : int
+        Of its correction; 0, and not written, if there is none.
+    product : str
+        Name of the product code of the whole weight; empty, and not written, if it has tiles.
     """
 
     name: str
@@ -55,11 +71,17 @@ class WeightEntry:
     column_order: str
     tiles: Mapping[str, int]
     sha256: str = ""
+    rank: int = 0
+    product: str = ""
 
     @property
     def grid(self) -> TileGrid:
         """Shape and group size."""
         return TileGrid(*self.shape, self.group_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is written; nothing is said of a correction or product code that is not there."""
+        return {key: value for key, value in asdict(self).items() if value or key not in OPTIONAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +128,14 @@ class Manifest:
 def manifest_reserve_bytes(manifest: Manifest) -> int:
     """Return the size to which laq.json is padded, so that an archive's size is known before its content."""
     weights = sum(
-        WEIGHT_RESERVE + len(e.name) + sum(len(path) + 3 for path in e.modules) + len(e.column_order)
+        (
+            WEIGHT_RESERVE
+            + RANK_RESERVE * (e.rank > 0)
+            + PRODUCT_RESERVE * bool(e.product)
+            + len(e.name)
+            + len(e.column_order)
+        )
+        + sum(len(path) + 3 for path in e.modules)
         for e in manifest.weights
     )
     hashed = sum(len(name) + 72 for name in (*manifest.kept, *manifest.column_permutations))
@@ -152,6 +181,10 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
     weights = tuple(_weight_entry(fields) for fields in content["weights"])
     if not weights:
         raise ValueError("no weights")
+    if content["version"] < CORRECTIONS_VERSION and any(
+        fields.keys() & OPTIONAL for fields in content["weights"]
+    ):
+        raise ValueError(f"a correction or product code in version {content['version']}")
     for what, names in (
         ("weight", [entry.name for entry in weights]),
         ("module", [path for entry in weights for path in entry.modules]),
@@ -191,6 +224,14 @@ def _weight_entry(fields: dict[str, Any]) -> WeightEntry:
     sizes = (*entry.shape, entry.group_size)
     if entry.group_size not in GROUP_SIZES or not all(_is_size(n) for n in sizes):
         raise ValueError(f"{entry.name}: shape {entry.shape}, group size {entry.group_size}")
+    if type(entry.rank) is not int or not 0 <= entry.rank <= min(entry.shape):
+        raise ValueError(f"{entry.name}: rank {entry.rank!r} of shape {entry.shape}")
+    if entry.product:
+        product_code(entry.product)
+        if entry.rank:
+            raise ValueError(f"{entry.name}: a correction of a product code")
+    if entry.rank and entry.kind != "linear":
+        raise ValueError(f"{entry.name}: a correction of a weight that is {entry.kind!r}")
     return entry
 
 

@@ -18,7 +18,7 @@ from laq.core.errors import FormatError, RequestError
 from laq.core.scheme import ScaleFormat
 from laq.core.threads import MAX_THREADS, usable_threads
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 ENVIRONMENT = "LAQ_KERNELS"
 WITHOUT = "torch"
 """Value of LAQ_KERNELS that leaves the native kernels alone."""
@@ -65,6 +65,7 @@ class Matrix(ctypes.Structure):
         ("column_permutation", ctypes.c_void_p),
         ("row_index_bytes", ctypes.c_int32),
         ("column_index_bytes", ctypes.c_int32),
+        ("palettes", ctypes.c_void_p),
     )
 
 
@@ -94,6 +95,8 @@ class Source(ctypes.Structure):
         ("floors", ctypes.c_void_p),
         ("formats", ctypes.POINTER(Format)),
         ("n_formats", ctypes.c_int32),
+        ("palettes", ctypes.c_void_p),
+        ("palette_stride", ctypes.c_int64),
     )
 
 
@@ -120,6 +123,7 @@ class Tiles(ctypes.Structure):
         ("code_starts", ctypes.c_void_p),
         ("stride", ctypes.c_int64),
         ("payload_starts", ctypes.c_void_p),
+        ("palettes", ctypes.c_void_p),
     )
 
 

@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laq.core.formats import TRELLISES
+from laq.core.formats import PALETTES, TABLES, TRELLISES, Table
+from laq.core.formats.table import TRITS, TRITS_OF_BYTE
 from laq.core.formats.trellis import MIDDLE, TAG, windows
-from laq.core.groups import TILE_ROWS, TileGrid
+from laq.core.groups import LINE_BYTES, TILE_ROWS, TileGrid
 from laq.core.packing import (
     BRICK_COLUMNS,
     CODE_BITS,
-    LINE_BYTES,
     LOG_SCALE_BIAS,
     TAGS,
     ZERO_POINT_BITS,
     PackedTensor,
+    tile_bytes,
     tile_offsets,
     tile_row_blocks,
+    uses_palettes,
 )
 from laq.core.permutation import inverse
 from laq.core.qtensor import LOG4_SPAN, LOG_STEPS, QTensor, decode_scales, zero_point_code, zero_point_value
@@ -91,6 +93,62 @@ def unpack_bricks(lines: UInt8Array, bits: int) -> UInt8Array:
     return np.ascontiguousarray(split).reshape(n, TILE_ROWS, n_bricks * BRICK_COLUMNS)
 
 
+def pack_trits(codes: UInt8Array) -> UInt8Array:
+    """Pack tiles of three values: five slots to a line, the slots left with two bits a code.
+
+    A byte is the number that five trits make, the first of most weight, as a fraction of 256 rounded up:
+    multiplied by 3 it gives one trit after the other above its eight bits.
+
+    Parameters
+    ----------
+    codes : uint8 [n, 16, group_size]
+        0, 1 or 2.
+
+    Returns
+    -------
+    uint8 [n, bytes of a tile]
+        Lines of 64 bytes, then 16 bytes a slot.
+    """
+    lanes = _lanes(codes)
+    n, n_slots = lanes.shape[:2]
+    in_lines = n_slots - n_slots % TRITS_OF_BYTE
+    by_line = lanes[:, :in_lines].reshape(n, -1, TRITS_OF_BYTE, LINE_BYTES).astype(np.int64)
+    weights = 3 ** np.arange(TRITS_OF_BYTE)[::-1]
+    numbers = (by_line * weights[:, None]).sum(2)
+    lines = -(-256 * numbers // 3**TRITS_OF_BYTE)
+    fours = lanes[:, in_lines:].reshape(n, -1, 4) << np.array([0, 2, 4, 6], np.uint8)
+    left = np.bitwise_or.reduce(fours, axis=2)
+    return np.concatenate([lines.reshape(n, -1).astype(np.uint8), left], axis=1)
+
+
+def unpack_trits(stored: UInt8Array, group_size: int) -> UInt8Array:
+    """Undo `pack_trits`: uint8 [n, bytes of a tile] to codes uint8 [n, 16, group_size]."""
+    n, n_slots = len(stored), TILE_ROWS * group_size // LINE_BYTES
+    end = n_slots // TRITS_OF_BYTE * LINE_BYTES
+    rest = stored[:, :end].reshape(n, -1, 1, LINE_BYTES).astype(np.int64)
+    trits = []
+    for _ in range(TRITS_OF_BYTE):
+        trits.append(3 * rest >> 8)
+        rest = 3 * rest & 255
+    in_lines = np.concatenate(trits, 2).reshape(n, -1, LINE_BYTES).astype(np.uint8)
+    left = (stored[:, end:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
+    return _of_lanes(np.concatenate([in_lines, left.reshape(n, -1, LINE_BYTES)], 1))
+
+
+def _lanes(codes: UInt8Array) -> UInt8Array:
+    """[n, 16, group_size] to [n, slots, 64]: four neighbouring columns of 16 rows side by side."""
+    n, rows, group_size = codes.shape
+    split = codes.reshape(n, rows, group_size // 4, 4).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(split).reshape(n, group_size // 4, LINE_BYTES)
+
+
+def _of_lanes(lanes: UInt8Array) -> UInt8Array:
+    """Undo `_lanes`."""
+    n, n_slots = lanes.shape[:2]
+    split = lanes.reshape(n, n_slots, TILE_ROWS, 4).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(split).reshape(n, TILE_ROWS, 4 * n_slots)
+
+
 def stored_order(tags: UInt8Array) -> npt.NDArray[np.int64]:
     """Return flat indices of the stored tiles: by row block, then falling tag, then column group.
 
@@ -128,7 +186,8 @@ def pack_codes(
     payload = np.empty(int(starts[-1]), np.uint8)
     for tag in np.unique(tags):
         which = np.flatnonzero(tags == tag)
-        packed = pack_bricks(tiles[which], int(CODE_BITS[tag])).reshape(len(which), -1)
+        mine, width = tiles[which], int(CODE_BITS[tag])
+        packed = pack_trits(mine) if tag == TRITS.tag else pack_bricks(mine, width).reshape(len(which), -1)
         payload[starts[which, None] + np.arange(packed.shape[1])] = packed
     return payload
 
@@ -138,7 +197,7 @@ def pack(tensor: QTensor, *, pack_codes: PackCodes = pack_codes) -> PackedTensor
     grid, tags = tensor.grid, TAGS[tensor.choices]
     order = stored_order(tags)
     stored_tags = tags.ravel()[order]
-    row_bytes = CODE_BITS[tags].astype(np.int64).sum(1) * (grid.tile_elements // 8)
+    row_bytes = tile_bytes(grid.group_size)[tags].sum(1)
     scales, scale_base = _store_scales(tensor, order)
     return PackedTensor(
         grid=grid,
@@ -152,6 +211,7 @@ def pack(tensor: QTensor, *, pack_codes: PackCodes = pack_codes) -> PackedTensor
         row_offsets=(np.cumsum(row_bytes) - row_bytes).astype(np.uint64),
         row_permutation=tensor.row_permutation,
         column_permutation=tensor.column_permutation,
+        palettes=tensor.palettes if uses_palettes(stored_tags) else None,
     )
 
 
@@ -219,7 +279,7 @@ def _pack_zero_points(zero_points: npt.NDArray[np.float32], tags: UInt8Array) ->
 
 
 def unpack_zero_points(stored: UInt8Array, tags: UInt8Array) -> npt.NDArray[np.float32]:
-    """Return zero points float32 [n_stored, 16] from their packed bits; those of a trellis are not stored."""
+    """Return zero points float32 [n_stored, 16] from their packed bits; only those of integers are stored."""
     bits = ZERO_POINT_BITS[tags]
     planes = np.zeros((len(bits), TILE_ROWS, 8), np.uint8)
     kept = np.broadcast_to(np.arange(8)[None, None, :] < bits[:, None, None], planes.shape)
@@ -248,29 +308,52 @@ def unpack_tiles(packed: PackedTensor) -> UInt8Array:
     starts = tile_offsets(packed.bits, grid)[:-1]
     for tag in np.unique(packed.bits):
         which, width = np.flatnonzero(packed.bits == tag), int(CODE_BITS[tag])
-        n_bytes = width * grid.tile_elements // 8
+        n_bytes = int(tile_bytes(grid.group_size)[tag])
         lines = packed.payload[starts[which, None] + np.arange(n_bytes)]
+        if tag == TRITS.tag:
+            codes[which] = unpack_trits(lines, grid.group_size)
+            continue
         shape = (len(which), grid.group_size // BRICK_COLUMNS, width, LINE_BYTES)
         codes[which] = unpack_bricks(lines.reshape(shape), width)
     return codes
 
 
-def levels_of(codes: UInt8Array, tags: UInt8Array) -> UInt8Array:
-    """Return what codes stand for on the scale of zero points: themselves, or entries of a trellis' table.
+def levels_of(codes: UInt8Array, tags: UInt8Array, palettes: UInt8Array | None = None) -> UInt8Array:
+    """Return what codes stand for on the scale of zero points: themselves, or entries of a table.
 
     codes : uint8 [n, 16, group_size]        tags : uint8 [n]        Returns the shape of codes
+    palettes : uint8 [`PALETTE_BYTES`] of the weight, or [n, `PALETTE_BYTES`] of the weight of each tile
     """
     levels = codes.copy()
     for tag in np.unique(tags[tags >= TAG]):
-        which, width = tags == tag, int(CODE_BITS[tag])
-        levels[which] = TRELLISES[width].table[windows(codes[which], width)]
+        which = tags == tag
+        if tag in PALETTES:
+            assert palettes is not None
+            of_tiles = np.broadcast_to(palettes, (len(tags), palettes.shape[-1]))[which]
+            mine = codes[which].reshape(len(of_tiles), -1)
+            found = np.take_along_axis(of_tiles[:, PALETTES[tag].entries], mine, 1)
+            levels[which] = found.reshape(-1, *codes.shape[1:])
+        elif tag in TABLES:
+            levels[which] = padded_table(TABLES[tag])[codes[which]]
+        else:
+            width = int(CODE_BITS[tag])
+            levels[which] = TRELLISES[width].table[windows(codes[which], width)]
     return levels
+
+
+def padded_table(table: Table) -> UInt8Array:
+    """Return an entry for every code that its bits can hold.
+
+    The fourth of three values is never written; it stands for one step beyond the last.
+    """
+    missing = np.arange(1, (1 << table.code_bits) - table.n_levels + 1, dtype=np.uint8)
+    return np.concatenate([table.table, table.table[-1] + missing])
 
 
 def dequantize(packed: PackedTensor) -> npt.NDArray[np.float32]:
     """Return the matrix in the source's order of rows and columns; float32 [n_rows, n_columns]."""
     grid = packed.grid
-    centred = levels_of(unpack_tiles(packed), packed.bits).astype(np.float32)
+    centred = levels_of(unpack_tiles(packed), packed.bits, packed.palettes).astype(np.float32)
     centred -= unpack_zero_points(packed.zero_points, packed.bits)[:, :, None]
     tiles = np.zeros((grid.n_row_blocks, grid.n_groups, TILE_ROWS, grid.group_size), np.float32)
     tiles[tile_row_blocks(packed), packed.groups] = centred * stored_scales(packed)[:, :, None]
@@ -280,6 +363,8 @@ def dequantize(packed: PackedTensor) -> npt.NDArray[np.float32]:
         matrix = matrix[inverse(packed.row_permutation)]
     if packed.column_permutation is not None:
         matrix = matrix[:, inverse(packed.column_permutation)]
+    if packed.low_rank is not None:
+        matrix = matrix + packed.low_rank.dequantize(grid.n_rows)
     return np.ascontiguousarray(matrix)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from laq.core.formats import TRELLISES
+from laq.core.formats import PALETTES, TABLES, TRELLISES
+from laq.core.formats.table import TRITS_OF_BYTE
 from laq.core.formats.trellis import CHAINS, TAG, WINDOW_BITS
-from laq.core.groups import TILE_ROWS
-from laq.core.packing import BRICK_COLUMNS, LINE_BYTES
+from laq.core.groups import LINE_BYTES, TILE_ROWS
+from laq.core.packing import BRICK_COLUMNS
 from laq.core.qtensor import NARROW_BITS
-from laq.kernels.reference import FIELD_WIDTHS, SLOTS
+from laq.kernels.reference import FIELD_WIDTHS, SLOTS, padded_table
 
 
 def decode_bricks(lines: torch.Tensor, bits: int) -> torch.Tensor:
@@ -30,10 +31,31 @@ def decode_bricks(lines: torch.Tensor, bits: int) -> torch.Tensor:
     return split.reshape(n, TILE_ROWS, n_bricks * BRICK_COLUMNS)
 
 
-def decode_levels(codes: torch.Tensor, tag: int) -> torch.Tensor:
-    """Return what codes uint8 [n, 16, group_size] stand for: themselves, or entries of a trellis' table."""
+def decode_trits(stored: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Return codes uint8 [n, 16, group_size] from tiles of three values, uint8 [n, bytes of a tile]."""
+    n, n_slots = len(stored), TILE_ROWS * group_size // LINE_BYTES
+    end = n_slots // TRITS_OF_BYTE * LINE_BYTES
+    rest = stored[:, :end].reshape(n, -1, 1, LINE_BYTES).int()
+    trits = []
+    for _ in range(TRITS_OF_BYTE):
+        trits.append((3 * rest) >> 8)
+        rest = (3 * rest) & 255
+    in_lines = torch.cat(trits, 2).view(n, -1, LINE_BYTES).to(torch.uint8)
+    left = (stored[:, end:, None] >> (2 * torch.arange(4, device=stored.device)).to(torch.uint8)) & 3
+    lanes = torch.cat([in_lines, left.reshape(n, -1, LINE_BYTES)], 1)
+    return lanes.view(n, n_slots, TILE_ROWS, 4).transpose(1, 2).reshape(n, TILE_ROWS, group_size)
+
+
+def decode_levels(codes: torch.Tensor, tag: int, palettes: torch.Tensor | None = None) -> torch.Tensor:
+    """Return what codes uint8 [n, 16, group_size] stand for: themselves, or entries of a table."""
     if tag < TAG:
         return codes
+    if tag in PALETTES:
+        assert palettes is not None
+        return palettes[PALETTES[tag].entries][codes.long()]
+    if tag in TABLES:
+        entries = torch.from_numpy(padded_table(TABLES[tag])).to(codes.device)
+        return entries[codes.long()]
     trellis, (n, _, group_size) = TRELLISES[tag - TAG], codes.shape
     chains = codes.view(n, TILE_ROWS, -1, CHAINS).transpose(1, 2).reshape(n, -1, CHAINS).int()
     windows = chains.clone()

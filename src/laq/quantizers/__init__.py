@@ -8,7 +8,7 @@ Other packages register theirs under the entry point group `laq.quantizers`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -52,11 +52,20 @@ class Feedback:
         How an error spreads over later columns; None without error feedback.
     hessian : float32 [columns, columns], or None
         The hessian itself, for methods that lower its quadratic form; None for those that do not.
+    palettes : uint8 [row blocks or 1, `laq.core.formats.table.PALETTE_BYTES`], or None
+        Learned entries of the weight, where tiles may use them; see `laq.quantizers.common.palettes`.
     """
 
     column_weights: torch.Tensor
     factor: torch.Tensor | None
     hessian: torch.Tensor | None = None
+    palettes: torch.Tensor | None = None
+
+    def of_blocks(self, blocks: slice) -> Feedback:
+        """Return the same for some row blocks of the weight."""
+        if self.palettes is None or len(self.palettes) == 1:
+            return self
+        return replace(self, palettes=self.palettes[blocks])
 
 
 class Quantizer(ABC):

@@ -34,7 +34,13 @@ class RoundToNearest(Quantizer):
         rounding, floor = self.engine, scale_floor(weight)
         for group, block in enumerate(blocks):
             rounded = rounding.round(
-                block, choices[group], weights[group], floor=floor, factor=None, scale_format=scale_format
+                block,
+                choices[group],
+                weights[group],
+                floor=floor,
+                factor=None,
+                scale_format=scale_format,
+                palettes=feedback.palettes,
             )
             codes[group], zeros[group] = rounded.codes, rounded.zero_points
             scales.append(rounded.scales)

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from laq.core.errors import RequestError
 from laq.core.groups import TILE_ROWS
-from laq.core.packing import LINE_BYTES
+from laq.core.packing import UNIT_BYTES
 from laq.kernels import native
 
 TYPES = {torch.float32: native.FLOAT32, torch.bfloat16: native.BFLOAT16, torch.float16: native.FLOAT16}
@@ -160,26 +160,35 @@ def call_rows(
     return out
 
 
-def call_unpack(payload: torch.Tensor, first_lines: torch.Tensor, tag: int, group_size: int) -> torch.Tensor:
+def call_unpack(
+    payload: torch.Tensor,
+    first_units: torch.Tensor,
+    tag: int,
+    group_size: int,
+    *,
+    palettes: torch.Tensor | None,
+) -> torch.Tensor:
     """Return the levels of tiles with one tag; uint8 [n, 16, group_size].
 
     Parameters
     ----------
-    payload : uint8 [lines, 64]
+    payload : uint8 [units, 16]
         Of a checked matrix.
-    first_lines : int64 [n]
+    first_units : int64 [n]
         Where each tile starts.
     tag : int
         What the tile table says of them.
     group_size : int
         Columns of a tile.
+    palettes : uint8 [28] or None
+        Its learned entries.
     """
     library = native.library()
     assert library is not None
-    n = len(first_lines)
+    n = len(first_units)
     levels = torch.empty((n, TILE_ROWS, group_size), dtype=torch.uint8)
     tags = torch.full((n,), tag, dtype=torch.uint8)
-    code_starts, payload_starts = torch.arange(n) * (TILE_ROWS * group_size), first_lines * LINE_BYTES
+    code_starts, payload_starts = torch.arange(n) * (TILE_ROWS * group_size), first_units * UNIT_BYTES
     tiles = native.Tiles(
         n_tiles=n,
         group_size=group_size,
@@ -187,6 +196,7 @@ def call_unpack(payload: torch.Tensor, first_lines: torch.Tensor, tag: int, grou
         code_starts=code_starts.data_ptr(),
         stride=group_size,
         payload_starts=payload_starts.data_ptr(),
+        palettes=None if palettes is None else palettes.data_ptr(),
     )
     library.unpack(tiles, payload.data_ptr(), levels.data_ptr())
     return levels

@@ -29,6 +29,7 @@ class PackedEmbedding(nn.Module):
 
     def __init__(self, packed: PackedWeight, *, dtype: torch.dtype, scale: float = 1.0) -> None:
         super().__init__()
+        assert packed.correction is None  # plans and readers give linears alone a correction
         self.packed, self.scale = packed, scale
         permutation = packed.row_permutation
         where = None if permutation is None else torch.argsort(index_of(permutation)).int()

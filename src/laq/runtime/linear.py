@@ -55,6 +55,10 @@ class PackedLinear(nn.Module):
         """Return float [..., out_features] for float [..., in_features], in the input's type."""
         if torch.is_autocast_enabled("cpu"):
             inputs = inputs.to(torch.get_autocast_dtype("cpu"))
+        outputs, correction = self._of_tiles(inputs), self.packed.correction
+        return outputs if correction is None else outputs + correction(inputs)
+
+    def _of_tiles(self, inputs: torch.Tensor) -> torch.Tensor:
         if not can_run(inputs, self.bias):
             return self._decoded(inputs)
         if is_recorded():

@@ -19,7 +19,7 @@ from laq.runtime.packed import checked_matrix, versions_of
 SECTIONS = (
     "Tensor payload, Tensor bits, Tensor groups, Tensor scales, Tensor? scale_base, Tensor zero_points, "
     "Tensor tile_starts, Tensor zero_offsets, Tensor row_offsets, "
-    "Tensor? row_permutation, Tensor? column_permutation, "
+    "Tensor? row_permutation, Tensor? column_permutation, Tensor? palettes, "
     "int n_rows, int n_columns, int group_size"
 )
 

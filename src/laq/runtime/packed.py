@@ -10,28 +10,38 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from laq.core.errors import FormatError, RequestError
+from laq.core.formats.table import PALETTE_BYTES, TRITS
 from laq.core.formats.trellis import MIDDLE
-from laq.core.groups import TILE_ROWS, TileGrid
+from laq.core.groups import LINE_BYTES, TILE_ROWS, TileGrid
 from laq.core.packing import (
     CODE_BITS,
-    LINE_BYTES,
     LOG_SCALE_BIAS,
+    UNIT_BYTES,
     ZERO_POINT_BITS,
     PackedTensor,
+    tile_bytes,
     tile_offsets,
     tile_row_blocks,
     zero_point_offsets,
 )
-from laq.core.qtensor import LOG_STEPS, UInt8Array
+from laq.core.qtensor import LOG_STEPS
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
-from laq.kernels.torch_decode import decode_bricks, decode_levels, decode_log4, decode_zero_points
+from laq.kernels.torch_decode import (
+    decode_bricks,
+    decode_levels,
+    decode_log4,
+    decode_trits,
+    decode_zero_points,
+)
 from laq.runtime.arena import Arena, Memory
 from laq.runtime.calls import call_unpack, can_unpack
+from laq.runtime.correction import Correction
 
 DECODE_ELEMENTS = 1 << 21
 """Weights decoded at a time: bounds the float32 temporary to 8 MB."""
@@ -49,12 +59,13 @@ SECTIONS = (
     "row_offsets",
     "row_permutation",
     "column_permutation",
+    "palettes",
 )
 """Buffers of a packed weight, in the order in which operators take them."""
 
 _IN_ORDER = operator.itemgetter(*SECTIONS)
 
-OPTIONAL = ("scale_base", "row_permutation", "column_permutation")
+OPTIONAL = ("scale_base", "row_permutation", "column_permutation", "palettes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +149,7 @@ def checked_matrix(
         column_permutation=at["column_permutation"],
         row_index_bytes=0 if rows is None else rows.element_size(),
         column_index_bytes=0 if columns is None else columns.element_size(),
+        palettes=at["palettes"],
     )
     library.check(matrix, name="packed weight")
     given = tuple(section for section in sections if section is not None)
@@ -178,6 +190,7 @@ def _check_arrays(
         "scale_base": ((torch.int8,), n_blocks),
         "row_permutation": (indices, n_rows),
         "column_permutation": (indices, n_columns),
+        "palettes": ((torch.uint8,), PALETTE_BYTES),
     }
     problems = []
     for name, (dtypes, length) in expected.items():
@@ -207,6 +220,11 @@ class PackedWeight(nn.Module):
         Checked sections.
     memory : Memory, optional
         Where they go; without it an `Arena` of their own. Weights of one network share one.
+
+    Attributes
+    ----------
+    correction : Correction or None
+        What is added to the tiles: by `dequantize` and by linears, not by `decode`.
     """
 
     payload: torch.Tensor
@@ -220,13 +238,15 @@ class PackedWeight(nn.Module):
     row_offsets: torch.Tensor
     column_permutation: torch.Tensor | None
     row_permutation: torch.Tensor | None
+    palettes: torch.Tensor | None
 
     def __init__(self, packed: PackedTensor, *, memory: Memory | None = None) -> None:
         super().__init__()
         self.grid: TileGrid = packed.grid
         self.scale_format: ScaleFormat = packed.scale_format
-        place = (memory or Arena()).place
-        self.register_buffer("payload", torch.from_numpy(place(packed.payload)).view(-1, LINE_BYTES))
+        memory = memory or Arena()
+        place = memory.place
+        self.register_buffer("payload", torch.from_numpy(place(packed.payload)).view(-1, UNIT_BYTES))
         self.register_buffer("bits", torch.from_numpy(place(packed.bits)))
         self.register_buffer("groups", torch.from_numpy(place(packed.groups).view(np.int16)))
         # float16 scales as their bits: casting a model converts floating-point buffers
@@ -246,6 +266,10 @@ class PackedWeight(nn.Module):
         # a copy: siblings share the file's, and a change of one would not be seen by the others
         self.register_buffer("column_permutation", None if columns is None else _index(columns.copy()))
         self.register_buffer("row_permutation", None if rows is None else _index(place(rows)))
+        palettes = packed.palettes
+        self.register_buffer("palettes", None if palettes is None else torch.from_numpy(place(palettes)))
+        low_rank, n_rows = packed.low_rank, packed.grid.n_rows
+        self.correction = None if low_rank is None else Correction(low_rank, n_rows, memory=memory)
         self._checked: CheckedMatrix | None = None
         assert int(tile_offsets(packed.bits, packed.grid)[-1]) == len(packed.payload)
 
@@ -264,11 +288,11 @@ class PackedWeight(nn.Module):
         grid = self.grid
         tiles, block_of = self._tiles_of(blocks)
         out = torch.zeros(len(blocks), grid.n_groups, TILE_ROWS, grid.group_size, device=self.payload.device)
-        lines, zero_bytes = self._positions(tiles, block_of, blocks)
+        units, zero_bytes = self._positions(tiles, block_of, blocks)
         tags = self.bits[tiles]
         for tag in torch.unique(tags).tolist():
             which = (tags == tag).nonzero()[:, 0]
-            values = self._levels(lines[which], tag).float()
+            values = self._levels(units[which], tag).float()
             values.sub_(self._zero_points(zero_bytes[which], tag))
             values.mul_(self._scales(tiles[which], blocks[block_of[which]])[:, :, None])
             out[block_of[which], self.groups[tiles[which]].long() & 0xFFFF] = (
@@ -284,11 +308,10 @@ class PackedWeight(nn.Module):
         if self.row_permutation is not None:
             result = torch.empty_like(stored)
             result[index_of(self.row_permutation)] = stored
-        if self.column_permutation is None:
-            return result
-        rows, result = result, torch.empty_like(result)
-        result[:, index_of(self.column_permutation)] = rows
-        return result
+        if self.column_permutation is not None:
+            rows, result = result, torch.empty_like(result)
+            result[:, index_of(self.column_permutation)] = rows
+        return result if self.correction is None else result + self.correction.dequantize()
 
     def matrix(self) -> native.Matrix:
         """Return this matrix as the native kernels take it; see `checked`."""
@@ -325,31 +348,33 @@ class PackedWeight(nn.Module):
     def _positions(
         self, tiles: torch.Tensor, block_of: torch.Tensor, blocks: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """First payload line and first zero-point byte of each tile: where its row block starts, and sums."""
+        """First unit of payload and zero-point byte of each tile: where its row block starts, and sums."""
         tags, first = self.bits[tiles].long(), torch.searchsorted(block_of, block_of)
 
-        def within_block(of_tag: UInt8Array) -> torch.Tensor:
-            bits = torch.from_numpy(of_tag).to(tags.device)[tags]
-            before = torch.cumsum(bits, 0, dtype=torch.int64) - bits
+        def within_block(of_tag: npt.NDArray[np.integer[Any]]) -> torch.Tensor:
+            sizes = torch.from_numpy(of_tag).to(tags.device)[tags]
+            before = torch.cumsum(sizes, 0, dtype=torch.int64) - sizes
             return before - before[first]
 
-        lines = self.row_offsets[blocks] // LINE_BYTES
-        per_line, per_byte = self.grid.tile_elements // (8 * LINE_BYTES), TILE_ROWS // 8
+        units = self.row_offsets[blocks] // UNIT_BYTES
         return (
-            lines[block_of] + within_block(CODE_BITS) * per_line,
-            self.zero_offsets[blocks][block_of] + within_block(ZERO_POINT_BITS) * per_byte,
+            units[block_of] + within_block(tile_bytes(self.grid.group_size) // UNIT_BYTES),
+            self.zero_offsets[blocks][block_of] + within_block(ZERO_POINT_BITS) * (TILE_ROWS // 8),
         )
 
-    def _levels(self, first_lines: torch.Tensor, tag: int) -> torch.Tensor:
+    def _levels(self, first_units: torch.Tensor, tag: int) -> torch.Tensor:
         """Return what the codes of tiles stand for on the scale of zero points; uint8 [n, 16, group_size]."""
         if can_unpack(self.payload):
             self.matrix()  # checked: the kernels trust tags
-            return call_unpack(self.payload, first_lines, tag, self.grid.group_size)
-        width = int(CODE_BITS[tag])
-        n_lines = width * self.grid.tile_elements // (8 * LINE_BYTES)
-        index = first_lines[:, None] + torch.arange(n_lines, device=first_lines.device)
-        lines = self.payload[index].view(len(first_lines), -1, width, LINE_BYTES)
-        return decode_levels(decode_bricks(lines, width), tag)
+            return call_unpack(self.payload, first_units, tag, self.grid.group_size, palettes=self.palettes)
+        width, group_size = int(CODE_BITS[tag]), self.grid.group_size
+        n_units = int(tile_bytes(group_size)[tag]) // UNIT_BYTES
+        index = first_units[:, None] + torch.arange(n_units, device=first_units.device)
+        stored = self.payload[index]
+        if tag == TRITS.tag:
+            return decode_levels(decode_trits(stored.flatten(1), group_size), tag)
+        lines = stored.view(len(first_units), -1, width, LINE_BYTES)
+        return decode_levels(decode_bricks(lines, width), tag, self.palettes)
 
     def _zero_points(self, first: torch.Tensor, tag: int) -> torch.Tensor | float:
         """Return what is taken from levels: float32 [n, 16, 1], or one number for all."""
@@ -380,6 +405,7 @@ class PackedWeight(nn.Module):
         memo[id(self)] = twin
         nn.Module.__init__(twin)
         twin.grid, twin.scale_format, twin.training = self.grid, self.scale_format, self.training
+        twin.correction = copy.deepcopy(self.correction, memo)
         twin._checked = None
         for name, buffer in self._buffers.items():
             twin.register_buffer(name, None if buffer is None else copy.deepcopy(buffer, memo))

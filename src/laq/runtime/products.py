@@ -12,6 +12,7 @@ from laq.kernels import native
 from laq.kernels.steps import Kind, Lookup, Product
 from laq.runtime.calls import activation_bits
 from laq.runtime.operators import matrix_of
+from laq.runtime.packed import SECTIONS
 from laq.runtime.program import Handler, Program, type_of
 from laq.runtime.recording import Event, NotRecordableError, storage_of
 
@@ -126,11 +127,10 @@ def _linear(program: Program, event: Event) -> None:
         raise NotRecordableError("a packed linear of inputs that are not contiguous")
     inside = bias if bias is not None and bias.dtype == torch.float32 else None
     _keep_sections(program, rest)
-    *sections, _, _, _ = rest
     product = PackedProduct(
         inputs,
         bits or activation_bits(_n_inputs(inputs)),
-        sections[-1],
+        rest[SECTIONS.index("column_permutation")],
         [matrix_of(*rest)],
         [inside],
         [event.result],

@@ -6,10 +6,12 @@ import copy
 from collections.abc import Mapping
 from typing import NoReturn
 
+import torch
 from torch import nn
 
 from laq.core.errors import RequestError
-from laq.core.packing import PackedTensor
+from laq.core.packing import StoredTensor
+from laq.core.product import ProductTensor
 from laq.networks.module import Network
 from laq.runtime.arena import Arena, Memory
 from laq.runtime.embedding import PackedEmbedding
@@ -18,7 +20,7 @@ from laq.runtime.packed import PackedWeight
 from laq.runtime.siblings import join_siblings
 
 
-def packed_copy(network: Network, packed: Mapping[str, PackedTensor]) -> nn.Module:
+def packed_copy(network: Network, packed: Mapping[str, StoredTensor]) -> nn.Module:
     """Return a copy of the network's module whose weights in `packed` are packed; the source stays as it is.
 
     Parameters
@@ -39,11 +41,13 @@ def packed_copy(network: Network, packed: Mapping[str, PackedTensor]) -> nn.Modu
 def replace_weights_(
     module: nn.Module,
     holders: Mapping[str, tuple[str, ...]],
-    packed: Mapping[str, PackedTensor],
+    packed: Mapping[str, StoredTensor],
     *,
     memory: Memory,
 ) -> None:
     """Put packed layers in place of the linears and embeddings that hold each weight.
+
+    Weights in a product code become dense: linears and embeddings stay, with values of their own.
 
     Parameters
     ----------
@@ -58,7 +62,11 @@ def replace_weights_(
     """
     linears: dict[str, PackedLinear] = {}
     for name, paths in holders.items():
-        weight = PackedWeight(packed[name], memory=memory)
+        stored = packed[name]
+        if isinstance(stored, ProductTensor):
+            _put_dense(module, paths, stored)
+            continue
+        weight = PackedWeight(stored, memory=memory)
         for path in paths:
             parent, _, attribute = path.rpartition(".")
             layer = _packed_layer(module.get_submodule(path), weight)
@@ -71,6 +79,14 @@ def replace_weights_(
         module.tie_weights = _nothing_to_tie  # type: ignore[assignment]  # instance attribute shadows the method
     if hasattr(module, "save_pretrained"):
         module.save_pretrained = _refuse_save  # type: ignore[assignment]  # the same
+
+
+def _put_dense(module: nn.Module, paths: tuple[str, ...], stored: ProductTensor) -> None:
+    """Give the modules that hold a weight its values, in the type that they compute in."""
+    dtype = module.get_parameter(f"{paths[0]}.weight").dtype
+    dense = nn.Parameter(torch.from_numpy(stored.dequantize()).to(dtype), requires_grad=False)
+    for path in paths:
+        module.get_submodule(path).weight = dense
 
 
 def _refuse_save(*args: object, **kwargs: object) -> NoReturn:

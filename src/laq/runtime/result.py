@@ -16,9 +16,10 @@ from torch import nn
 
 from laq.core.curve import WeightCurves
 from laq.core.errors import RunError
-from laq.core.packing import PackedTensor
+from laq.core.formats import CANDIDATES, Palette
+from laq.core.packing import StoredTensor
 from laq.core.permutation import IndexArray, index_dtype
-from laq.core.plan import Plan
+from laq.core.plan import Plan, WeightPlan
 from laq.core.record import Record
 from laq.core.scheme import ScaleFormat
 from laq.io.archive import (
@@ -35,6 +36,7 @@ from laq.networks.tensors import SAFETENSORS_NAMES, to_raw
 from laq.runtime.load import module_of
 from laq.runtime.replace import packed_copy
 
+PALETTE_CHOICES = [i for i, candidate in enumerate(CANDIDATES) if isinstance(candidate, Palette)]
 SAME_OUTPUT = 0.02
 """Relative difference up to which outputs are the same: the bytes are compared exactly, but a network built
 anew may use another attention kernel, or keep tables of its own more exactly than one cast in memory."""
@@ -74,7 +76,7 @@ class Result:
 
     network: Network
     plan: Plan
-    packed: Mapping[str, PackedTensor]
+    packed: Mapping[str, StoredTensor]
     record: Record | None = None
     comparisons: tuple[Comparison, ...] = ()
     verdict: str = ""
@@ -94,7 +96,7 @@ class Result:
     def manifest(self) -> Manifest:
         """Return what laq.json will say."""
         histograms = {weight.name: weight.histogram() for weight in self.plan.weights}
-        orders = {weight.name: weight.column_order for weight in self.plan.weights}
+        plans = {weight.name: weight for weight in self.plan.weights}
         provenance = {**self.provenance, "source_hash": self.plan.source_hash, "versions": versions()}
         return Manifest(
             architecture=self.network.architecture,
@@ -106,8 +108,10 @@ class Result:
                     w.dtype,
                     w.shape,
                     self._group_size,
-                    orders[w.name],
+                    plans[w.name].column_order,
                     histograms[w.name],
+                    rank=plans[w.name].rank,
+                    product=_code_name(plans[w.name]),
                 )
                 for w in self.network.weights
             ),
@@ -179,6 +183,10 @@ class Result:
         return result
 
 
+def _code_name(weight: WeightPlan) -> str:
+    return "" if weight.product is None else weight.product.name
+
+
 def archive_fixed_bytes(
     network: Network,
     weights: Sequence[WeightCurves],
@@ -227,7 +235,14 @@ def archive_fixed_bytes(
         (key, "U16" if index_dtype(len(o)).itemsize == 2 else "U32", (len(o),))
         for key, o in column_permutations.items()
     ]
-    return fixed_bytes(manifest, kept=kept, column_specs=columns, sidecar_bytes=sidecar_bytes(network))
+    learned = [c.name for c in weights if np.isfinite(c.loss_nats[PALETTE_CHOICES]).any()]
+    return fixed_bytes(
+        manifest,
+        kept=kept,
+        column_specs=columns,
+        palettes=learned,
+        sidecar_bytes=sidecar_bytes(network),
+    )
 
 
 def sidecar_bytes(network: Network) -> int:

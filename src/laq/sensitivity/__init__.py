@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from laq.core.curve import WeightCurves
+from laq.core.formats import formats_of
 from laq.core.permutation import IndexArray
+from laq.core.product import ProductCode
 from laq.core.registry import Registry
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
@@ -42,6 +44,13 @@ class Subject:
         Seeds what is sampled.
     range : str
         Method that chooses scales and zero points of integers.
+    allowed : sequence of bool, [n_candidates]
+        Formats that are measured, see `laq.core.formats.formats_of`.
+    ranks : tuple of int
+        Ranks of corrections to measure weights with, where they can have them. The first is that of
+        `Measured.weights`, the others make alternatives.
+    products : tuple of ProductCode
+        Measured beside, as alternatives.
     """
 
     network: Network
@@ -52,14 +61,18 @@ class Subject:
     batches: Sequence[Batch] = ()
     seed: int = 0
     range: str = "mse"
+    allowed: Sequence[bool] = formats_of("all")
+    ranks: tuple[int, ...] = (0,)
+    products: tuple[ProductCode, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Curves of every weight, and the column permutations that they share."""
+    """Curves of every weight, also with other corrections, and the column permutations that they share."""
 
     weights: tuple[WeightCurves, ...]
     column_permutations: dict[str, IndexArray]
+    alternatives: tuple[WeightCurves, ...] = ()
 
 
 class Sensitivity(ABC):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, final
 
 import numpy as np
 
 from laq.core.curve import WeightCurves
+from laq.core.errors import RequestError
 from laq.core.formats import CANDIDATES, TRELLISES
+from laq.core.formats.integer import INT2, INT4
 from laq.core.progress import track
 from laq.evaluation.divergence import compare
 from laq.sensitivity import Measured, Sensitivity, Subject
@@ -16,8 +19,9 @@ from laq.sensitivity.common.swaps import Swapped, check_batches, quantized_alone
 from laq.sensitivity.common.tile_losses import tile_losses
 from laq.sensitivity.common.tiles import measure_tiles
 
-CHOICES = tuple(CANDIDATES.index(TRELLISES[bits]) for bits in (2, 4))
-"""Formats that are swapped in; in between, the ratio to the tiles' own curves is interpolated."""
+PAIRS = ((TRELLISES[2], TRELLISES[4]), (INT2, INT4))
+"""Formats that are swapped in: the first pair that is measured. In between, the ratio to the tiles' curves
+is interpolated."""
 
 TOKENS = 512
 SIDE_BY_SIDE = 8
@@ -50,9 +54,23 @@ class KlSwap(Sensitivity):
         check_batches(subject.batches, "kl_swap")
         measured = measure_tiles(subject, tile_losses)
         names = [weight.name for weight in measured.weights]
-        found = swap_kl(subject, measured, CHOICES, names)
-        weights = tuple(_scaled(weight, [kl[weight.name] for kl in found]) for weight in measured.weights)
+        choices = _choices(subject.allowed)
+        found = swap_kl(subject, measured, choices, names)
+        weights = tuple(
+            _scaled(weight, choices, [kl[weight.name] for kl in found]) for weight in measured.weights
+        )
         return replace(measured, weights=weights)
+
+
+def _choices(allowed: Sequence[bool]) -> tuple[int, ...]:
+    for pair in PAIRS:
+        choices = tuple(CANDIDATES.index(one) for one in pair)
+        if all(allowed[choice] for choice in choices):
+            return choices
+    raise RequestError(
+        "kl_swap swaps in trellises or integers, and neither is among the formats asked for",
+        hint="ask for --format integer or trellis among others, or another sensitivity",
+    )
 
 
 def swap_kl(
@@ -72,10 +90,10 @@ def swap_kl(
     return result
 
 
-def _scaled(weight: WeightCurves, kl_nats: list[float]) -> WeightCurves:
+def _scaled(weight: WeightCurves, choices: tuple[int, ...], kl_nats: list[float]) -> WeightCurves:
     """Multiply curves so that the swapped formats' sums are the measured KL."""
-    sums = weight.loss_nats[list(CHOICES)].sum((1, 2), dtype=np.float64)
+    sums = weight.loss_nats[list(choices)].sum((1, 2), dtype=np.float64)
     ratios = np.log(np.maximum(kl_nats, LEAST_KL) / np.maximum(sums, 1e-30))
-    widths = [CANDIDATES[choice].code_bits for choice in CHOICES]
+    widths = [CANDIDATES[choice].code_bits for choice in choices]
     factors = np.exp(np.interp([candidate.code_bits for candidate in CANDIDATES], widths, ratios))
     return replace(weight, loss_nats=weight.loss_nats * factors.astype(np.float32)[:, None, None])

@@ -28,4 +28,6 @@ class WeightError(Sensitivity):
 def _weight_errors(tiled: Tiled) -> TileLosses:
     weight = tiled.weight
     plain = replace(weight, rows=weight.real_rows())
+    tiled = replace(tiled, weight=plain)
+    tiled = replace(tiled, feedback=tiled.prepared())
     return rounding_losses(tiled, plain, torch.ones(len(weight.matrix)))

@@ -9,15 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.allocation import ALLOCATORS
+from laq.allocation.common.options import Option, with_options
 from laq.core.budget import bytes_to_bpw
 from laq.core.curve import Curves, WeightCurves
 from laq.core.errors import BudgetError, RequestError
-from laq.core.formats import CANDIDATES, check_range, formats_of
+from laq.core.formats import CANDIDATES, PRODUCT, check_range, formats_of
 from laq.core.groups import TileGrid
-from laq.core.packing import SectionSpec, section_specs
+from laq.core.packing import section_specs
 from laq.core.plan import Plan, WeightPlan
 from laq.core.scheme import ScaleFormat, Scheme
 from laq.core.target import Unit
+from laq.io.archive import low_rank_bytes, product_bytes
+from laq.io.safetensors_header import DATA_ALIGNMENT_BYTES
 
 FLOOR_LEVELS = 4
 """Formats with fewer values are below the floor."""
@@ -60,8 +63,8 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     allocator : str
         Method, see `laq methods`.
     formats : str
-        Family of formats that tiles may take, a key of `laq.core.formats.FAMILIES`; beside it a tile may be
-        absent.
+        Families of formats that tiles may take, keys of `laq.core.formats.FAMILIES` with commas between them;
+        beside them a tile may be absent.
     control : str, optional
         "permuted": shuffle the losses between units first, to see what the signal is worth.
     floor : bool
@@ -79,9 +82,12 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
         If the budget is below the smallest or above the original size; says the possible range.
     """
     check_range(curves.range, formats)
+    if formats == PRODUCT and unit is Unit.NETWORK:
+        raise RequestError("product codes are chosen for each weight", hint="choose unit tensor")
     smallest, largest = size_range(curves, unit=unit, formats=formats, floor=floor)
     if not smallest <= budget_bytes <= largest:
         raise _out_of_range(curves, budget_bytes, smallest, largest)
+    curves = _resolved(curves, budget_bytes, unit, formats=formats, floor=floor)
     units = _units(curves, unit, formats=formats, floor=floor)
     guide = units.losses if control is None else _permuted(units, control, seed)
     left = budget_bytes - _fixed_bytes(curves, unit)
@@ -112,6 +118,8 @@ def count_units(grids: Iterable[TileGrid], unit: Unit) -> int:
 
 def size_range(curves: Curves, *, unit: Unit, formats: str = "all", floor: bool) -> tuple[int, int]:
     """Return the smallest possible archive and the largest sensible budget, in bytes."""
+    if formats == PRODUCT:
+        curves = _resolved(curves, 0, unit, formats=formats, floor=floor)
     units = _units(curves, unit, formats=formats, floor=floor)
     cheapest = np.where(np.isfinite(units.losses), units.costs.astype(np.float64), np.inf).min(0)
     return _fixed_bytes(curves, unit) + int(cheapest.sum()), curves.original_bytes
@@ -135,25 +143,49 @@ def _out_of_range(curves: Curves, budget_bytes: int, smallest: int, largest: int
 
 
 def _allowed(formats: str, *, floor: bool) -> npt.NDArray[np.bool_]:
-    """Say which candidates a plan may use."""
-    above = [c.n_levels >= FLOOR_LEVELS or not floor for c in CANDIDATES]
-    return np.asarray(np.array(formats_of(formats)) & np.array(above))
+    """Say which candidates a plan may use; families that lie below the floor have none."""
+    allowed = np.array(formats_of(formats))
+    above = allowed & np.array([c.n_levels >= FLOOR_LEVELS for c in CANDIDATES])
+    return np.asarray(above if floor and above.any() else allowed)
 
 
 def _units(curves: Curves, unit: Unit, *, formats: str, floor: bool) -> _Units:
-    parts = [_weight_units(weight, curves.scale_format, unit) for weight in curves.weights]
+    allowed = _allowed(formats, floor=floor)
+    parts = [_allowed_units(weight, curves.scale_format, unit, allowed) for weight in curves.weights]
     joined = _Units(
         losses=np.concatenate([part.losses for part in parts], 1),
         costs=np.concatenate([part.costs for part in parts], 1),
         sizes=np.concatenate([part.sizes for part in parts]),
     )
-    joined.losses[~_allowed(formats, floor=floor)] = np.inf
+    _check_measured(curves, formats)
     if not np.isfinite(joined.losses).any(0).all():
-        raise RequestError(
-            f"the curves lack formats: nothing is known of {formats} for some tiles",
-            hint="measure again, or allow all formats",
-        )
+        raise _unmeasured(formats)
     return _summed(joined, joined.losses.shape[1]) if unit is Unit.NETWORK else joined
+
+
+def _check_measured(curves: Curves, formats: str) -> None:
+    """Raise RequestError if of some family no format was measured on any tile."""
+    for family in formats.split(","):
+        stored = np.array(formats_of(family))
+        stored[0] = False
+        if stored.any() and not any(np.isfinite(w.loss_nats[stored]).any() for w in curves.weights):
+            raise _unmeasured(family)
+
+
+def _unmeasured(formats: str) -> RequestError:
+    return RequestError(
+        f"the curves lack formats: nothing is known of {formats} for some tiles",
+        hint=f"measure again with --format {formats}, or allow others",
+    )
+
+
+def _allowed_units(
+    weight: WeightCurves, scale_format: ScaleFormat, unit: Unit, allowed: npt.NDArray[np.bool_]
+) -> _Units:
+    units = _weight_units(weight, scale_format, unit)
+    if weight.product is None:  # else there are no tiles to choose for
+        units.losses[~allowed] = np.inf
+    return units
 
 
 def _weight_units(weight: WeightCurves, scale_format: ScaleFormat, unit: Unit) -> _Units:
@@ -194,17 +226,37 @@ def _permuted(units: _Units, control: str, seed: int) -> npt.NDArray[np.float64]
 
 def _fixed_bytes(curves: Curves, unit: Unit) -> int:
     """Everything that does not depend on the choices: what curves counted, and each weight's tables."""
-    return curves.fixed_bytes + sum(
-        spec.size_bytes
-        for weight in curves.weights
-        for spec in _fixed_specs(weight, curves.scale_format, unit)
+    own = sum(_weight_fixed_bytes(weight, curves.scale_format, unit) for weight in curves.weights)
+    padding = DATA_ALIGNMENT_BYTES * any(weight.rank or weight.product for weight in curves.weights)
+    return curves.fixed_bytes + padding + own
+
+
+def _weight_fixed_bytes(weight: WeightCurves, scale_format: ScaleFormat, unit: Unit) -> int:
+    """Tables and correction of one weight, or all of it in a product code."""
+    grid = weight.grid
+    shape = (grid.n_rows, grid.n_columns)
+    if weight.product is not None:
+        return product_bytes(weight.name, shape, weight.product)
+    nothing = np.zeros((grid.n_row_blocks, grid.n_groups), np.uint8)
+    has_rows = unit.sorts_rows and weight.row_permutation is not None
+    tables = section_specs(grid, scale_format, nothing, has_row_permutation=has_rows)
+    correction = low_rank_bytes(weight.name, shape, weight.rank)
+    return correction + sum(spec.size_bytes for spec in tables)
+
+
+def _resolved(curves: Curves, budget_bytes: int, unit: Unit, *, formats: str, floor: bool) -> Curves:
+    return with_options(
+        curves,
+        budget_bytes - curves.fixed_bytes,
+        option=lambda weight: _option(weight, curves.scale_format, unit, formats=formats, floor=floor),
     )
 
 
-def _fixed_specs(weight: WeightCurves, scale_format: ScaleFormat, unit: Unit) -> list[SectionSpec]:
-    nothing = np.zeros((weight.grid.n_row_blocks, weight.grid.n_groups), np.uint8)
-    has_rows = unit.sorts_rows and weight.row_permutation is not None
-    return section_specs(weight.grid, scale_format, nothing, has_row_permutation=has_rows)
+def _option(
+    weight: WeightCurves, scale_format: ScaleFormat, unit: Unit, *, formats: str, floor: bool
+) -> Option:
+    units = _allowed_units(weight, scale_format, unit, _allowed(formats, floor=floor))
+    return Option(weight, units.losses, units.costs, _weight_fixed_bytes(weight, scale_format, unit))
 
 
 def _weight_plans(curves: Curves, unit: Unit, choice: npt.NDArray[np.int64]) -> list[WeightPlan]:
@@ -217,9 +269,8 @@ def _weight_plans(curves: Curves, unit: Unit, choice: npt.NDArray[np.int64]) -> 
         start += n
         spread = np.broadcast_to(mine.reshape(shape if unit is Unit.TILE else (-1, 1)), shape)
         rows = weight.row_permutation if unit.sorts_rows else None
+        choices = np.ascontiguousarray(spread, dtype=np.uint8)
         plans.append(
-            WeightPlan(
-                weight.name, grid, np.ascontiguousarray(spread, dtype=np.uint8), rows, weight.column_order
-            )
+            WeightPlan(weight.name, grid, choices, rows, weight.column_order, weight.rank, weight.product)
         )
     return plans

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
 
 from laq.core.importance import importance_of
-from laq.core.packing import PackedTensor
-from laq.core.permutation import IndexArray
+from laq.core.low_rank import LowRank
+from laq.core.packing import PackedTensor, StoredTensor
 from laq.core.plan import Plan, WeightPlan
 from laq.core.progress import track
 from laq.core.stats import Stats
 from laq.kernels.packing import pack
+from laq.kernels.reference import dequantize
 from laq.networks.module import Network
-from laq.quantizers import Feedback, Quantizer, quantizer_of
+from laq.quantizers import Quantizer, quantizer_of
 from laq.quantizers.common.encode import encode
+from laq.quantizers.common.low_rank import first_correction, group_costs, hessian_root, last_correction, minus
+from laq.quantizers.common.product import product_tensor
 from laq.quantizers.common.sorting import SortedWeight, sort_weight, sorted_hessian
 from laq.quantizers.common.workers import side_by_side
 
 
-def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[dict[str, PackedTensor]]:
+def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[dict[str, StoredTensor]]:
     """Quantize and pack a network by several plans of one measurement: what they share is done once.
 
     Parameters
@@ -39,29 +45,11 @@ def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[d
     families = _families(plans[0], stats)
     by_name = [{weight.name: weight for weight in plan.weights} for plan in plans]
 
-    def family_of(names: Sequence[str]) -> list[dict[str, PackedTensor]]:
-        importances = {name: importance_of(stats, name) for name in names}
-        first = by_name[0][names[0]]
-        hessian = sorted_hessian(importances[names[0]], first.grid, _columns(plans[0], first))
-        feedback = quantizer.prepare(hessian)
-        results: list[dict[str, PackedTensor]] = []
-        for plan, weights in zip(plans, by_name, strict=True):
-            mine = [weights[name] for name in names]
-            matrices = [
-                sort_weight(
-                    network.weight(weight.name),
-                    importances[weight.name],
-                    weight.grid,
-                    hessian=hessian,
-                    rows=weight.row_permutation,
-                    columns=_columns(plan, weight),
-                )
-                for weight in mine
-            ]
-            results.append(_encode(mine, matrices, plan, quantizer, feedback))
-        return results
+    def family_of(names: Sequence[str]) -> list[dict[str, StoredTensor]]:
+        family = _Family(network, stats, quantizer, names, plans[0])
+        return [family.packed(plan, weights) for plan, weights in zip(plans, by_name, strict=True)]
 
-    results: list[dict[str, PackedTensor]] = [{} for _ in plans]
+    results: list[dict[str, StoredTensor]] = [{} for _ in plans]
     done = side_by_side(family_of, families)
     for packed in track(done, label="quantizing", total=len(families)):
         for result, tensors in zip(results, packed, strict=True):
@@ -69,25 +57,79 @@ def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[d
     return [{weight.name: result[weight.name] for weight in plans[0].weights} for result in results]
 
 
+class _Family:
+    """Weights that read the same input: what was prepared from its hessian, for all plans."""
+
+    def __init__(
+        self, network: Network, stats: Stats, quantizer: Quantizer, names: Sequence[str], plan: Plan
+    ) -> None:
+        self.network, self.names, self.quantizer = network, names, quantizer
+        self.importances = {name: importance_of(stats, name) for name in names}
+        first = next(weight for weight in plan.weights if weight.name == names[0])
+        self.columns = plan.column_permutations[first.column_order] if first.column_order else None
+        self.hessian = sorted_hessian(self.importances[names[0]], first.grid, self.columns)
+        self.feedback = quantizer.prepare(self.hessian)
+
+    def packed(self, plan: Plan, weights: Mapping[str, WeightPlan]) -> dict[str, StoredTensor]:
+        """Sort, quantize and pack by one plan."""
+        mine = [weights[name] for name in self.names]
+        return self._tiles(plan, [weight for weight in mine if weight.product is None]) | {
+            weight.name: product_tensor(
+                self._sorted(weight, None), self.feedback, weight.product, columns=self.columns
+            )
+            for weight in mine
+            if weight.product is not None
+        }
+
+    def _tiles(self, plan: Plan, weights: Sequence[WeightPlan]) -> dict[str, StoredTensor]:
+        if not weights:
+            return {}
+        corrections = {weight.name: self._first(weight) for weight in weights if weight.rank}
+        matrices = [self._sorted(weight, corrections.get(weight.name)) for weight in weights]
+        tensors = encode(
+            matrices,
+            [weight.choices for weight in weights],
+            self.quantizer,
+            self.feedback,
+            columns=self.columns,
+            scale_format=plan.scale_format,
+        )
+        found = {weight.name: pack(tensor) for weight, tensor in zip(weights, tensors, strict=True)}
+        return {**found, **self._corrected(found, corrections)}
+
+    def _sorted(self, weight: WeightPlan, correction: LowRank | None) -> SortedWeight:
+        values = self.network.weight(weight.name)
+        return sort_weight(
+            values if correction is None else minus(values, correction),
+            self.importances[weight.name],
+            weight.grid,
+            hessian=self.hessian,
+            rows=weight.row_permutation,
+            columns=self.columns,
+        )
+
+    def _first(self, weight: WeightPlan) -> LowRank:
+        grid, importance = weight.grid, self.importances[weight.name]
+        costs = group_costs(self.feedback.column_weights, grid.group_size, grid.n_columns, self.columns)
+        return first_correction(self.network.weight(weight.name), importance, costs, rank=weight.rank)
+
+    def _corrected(
+        self, packed: Mapping[str, PackedTensor], corrections: Mapping[str, LowRank]
+    ) -> dict[str, PackedTensor]:
+        """Fit the corrections once more, to the tiles as they were rounded."""
+        if not corrections:
+            return {}
+        root = hessian_root(self.importances[self.names[0]].hessian)
+        result = {}
+        for name, first in corrections.items():
+            error = self.network.weight(name).float() - torch.from_numpy(dequantize(packed[name]))
+            last = last_correction(error, self.importances[name], first, root=root)
+            result[name] = replace(packed[name], low_rank=last)
+        return result
+
+
 def _families(plan: Plan, stats: Stats) -> list[list[str]]:
     families: dict[str, list[str]] = {}
     for weight in plan.weights:
         families.setdefault(stats.uses_of(weight.name)[0].columns, []).append(weight.name)
     return list(families.values())
-
-
-def _columns(plan: Plan, weight: WeightPlan) -> IndexArray | None:
-    return plan.column_permutations[weight.column_order] if weight.column_order else None
-
-
-def _encode(
-    weights: Sequence[WeightPlan],
-    matrices: Sequence[SortedWeight],
-    plan: Plan,
-    quantizer: Quantizer,
-    feedback: Feedback,
-) -> dict[str, PackedTensor]:
-    columns = _columns(plan, weights[0])
-    choices = [weight.choices for weight in weights]
-    tensors = encode(matrices, choices, quantizer, feedback, columns=columns, scale_format=plan.scale_format)
-    return {weight.name: pack(tensor) for weight, tensor in zip(weights, tensors, strict=True)}

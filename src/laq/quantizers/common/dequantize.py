@@ -13,7 +13,12 @@ from laq.quantizers import Codes
 from laq.ranges.common.grid import decode_log_scales
 
 
-def dequantize_columns(codes: Codes, choices: torch.Tensor, scale_format: ScaleFormat) -> torch.Tensor:
+def dequantize_columns(
+    codes: Codes,
+    choices: torch.Tensor,
+    scale_format: ScaleFormat,
+    palettes: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return float32 [columns, rows].
 
     Parameters
@@ -24,12 +29,17 @@ def dequantize_columns(codes: Codes, choices: torch.Tensor, scale_format: ScaleF
         Candidate format of every tile.
     scale_format : ScaleFormat
         How scales are stored.
+    palettes : uint8 [row blocks or 1, `laq.core.formats.table.PALETTE_BYTES`], or None
+        Learned entries, where tiles use them.
     """
     n_groups, n_blocks = choices.shape
     group_size = len(codes.codes) // n_groups
     split = codes.codes.numpy().reshape(n_groups, group_size, n_blocks, TILE_ROWS)
     tiles = np.ascontiguousarray(split.transpose(0, 2, 3, 1)).reshape(-1, TILE_ROWS, group_size)
-    levels = levels_of(tiles, TAGS[choices.numpy()].ravel())
+    learned = None
+    if palettes is not None:  # of each tile
+        learned = np.tile(np.broadcast_to(palettes.numpy(), (n_blocks, palettes.shape[1])), (n_groups, 1))
+    levels = levels_of(tiles, TAGS[choices.numpy()].ravel(), learned)
     columns_first = levels.reshape(n_groups, n_blocks, TILE_ROWS, group_size).transpose(0, 3, 1, 2)
     centred = torch.from_numpy(columns_first.astype(np.float32, order="C").reshape(n_groups, group_size, -1))
     scales = decode_log_scales(codes.scales) if scale_format.is_log else codes.scales.float()

@@ -8,10 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from laq.core.groups import TILE_ROWS
+from laq.core.packing import TAGS, uses_palettes
 from laq.core.permutation import IndexArray
 from laq.core.qtensor import QTensor
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
+from laq.quantizers.common.palettes import with_palettes
 from laq.quantizers.common.sorting import SortedWeight
 
 
@@ -41,10 +44,19 @@ def encode(
     """
     matrix = torch.cat([weight.matrix for weight in weights], 1)
     chosen = torch.from_numpy(np.ascontiguousarray(np.concatenate(choices).T))
+    if any(uses_palettes(TAGS[choice]) for choice in choices):
+        feedback = with_palettes(feedback, weights, scale_format)
     codes = quantizer.quantize(matrix, feedback, chosen, scale_format=scale_format)
     ends = np.cumsum([weight.grid.padded_rows for weight in weights]).tolist()
     return [
-        _qtensor(weight, choice, _rows(codes, end - weight.grid.padded_rows, end), columns, scale_format)
+        _qtensor(
+            weight,
+            choice,
+            _rows(codes, end - weight.grid.padded_rows, end),
+            columns=columns,
+            scale_format=scale_format,
+            palettes=feedback.of_blocks(slice(end // TILE_ROWS - 1, end // TILE_ROWS)).palettes,
+        )
         for weight, choice, end in zip(weights, choices, ends, strict=True)
     ]
 
@@ -58,8 +70,10 @@ def _qtensor(
     weight: SortedWeight,
     choices: npt.NDArray[np.uint8],
     codes: Codes,
+    *,
     columns: IndexArray | None,
     scale_format: ScaleFormat,
+    palettes: torch.Tensor | None,
 ) -> QTensor:
     return QTensor(
         grid=weight.grid,
@@ -70,4 +84,5 @@ def _qtensor(
         zero_points=codes.zero_points.T.contiguous().numpy(),
         row_permutation=weight.row_permutation,
         column_permutation=columns,
+        palettes=None if palettes is None else palettes[0].numpy(),
     )

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from laq.core.formats import CANDIDATES, Palette
 from laq.core.scheme import ScaleFormat
+
+EVERY_FORMAT = (True,) * len(CANDIDATES)
+
+
+def asked_for(allowed: Sequence[bool], palettes: torch.Tensor | None) -> list[int]:
+    """Return the candidates that errors are asked of."""
+    return [
+        i
+        for i, (candidate, wanted) in enumerate(zip(CANDIDATES, allowed, strict=True))
+        if wanted and (palettes is not None or not isinstance(candidate, Palette))
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +49,7 @@ class Engine(ABC):
     """All engines give the same bits, whatever the number of threads."""
 
     @abstractmethod
-    def errors(
+    def errors(  # noqa: PLR0913 - what a search rests on, by keyword
         self,
         matrix: torch.Tensor,
         column_weights: torch.Tensor,
@@ -44,16 +57,21 @@ class Engine(ABC):
         group_size: int,
         floor: torch.Tensor,
         scale_format: ScaleFormat,
+        allowed: Sequence[bool] = EVERY_FORMAT,
+        palettes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the least weighted squared error of every group at every candidate format.
 
+        allowed : [n_candidates], which formats are asked for
+        palettes : uint8 [row blocks or 1, `laq.core.formats.table.PALETTE_BYTES`], learned entries
         matrix : [columns, rows], float32, whole tiles        column_weights : [columns], float32
         floor : [rows], float32, see `laq.ranges.common.grid.scale_floor`
-        Returns float32 [n_candidates, n_groups, rows]
+        Returns float32 [n_candidates, n_groups, rows]; infinite where a format is not asked for, or is a
+        palette and there are none
         """
 
     @abstractmethod
-    def round(
+    def round(  # noqa: PLR0913 - what rounding rests on, by keyword
         self,
         block: torch.Tensor,
         choices: torch.Tensor,
@@ -62,10 +80,12 @@ class Engine(ABC):
         floor: torch.Tensor,
         factor: torch.Tensor | None,
         scale_format: ScaleFormat,
+        palettes: torch.Tensor | None = None,
     ) -> RoundedGroup:
         """Search the scales of one group of columns and round it.
 
         block : [group_size, rows], float32        column_weights : [group_size], float32
         choices : [row blocks], uint8, candidate format of every tile
         factor : [group_size, group_size], float32, how errors spread; None without feedback
+        palettes : uint8 [row blocks or 1, `laq.core.formats.table.PALETTE_BYTES`], learned entries
         """

@@ -39,10 +39,17 @@ def round_with_feedback(
     scale_format: ScaleFormat,
 ) -> Codes:
     """Round group by group and spread what is left over later groups; see `Quantizer.quantize`."""
+    n_blocks = CHUNK_ROWS // TILE_ROWS
     parts = [
-        _round_rows(engine, part.clone(memory_format=torch.contiguous_format), feedback, chosen, scale_format)
-        for part, chosen in zip(
-            weight.split(CHUNK_ROWS, 1), choices.split(CHUNK_ROWS // TILE_ROWS, 1), strict=True
+        _round_rows(
+            engine,
+            part.clone(memory_format=torch.contiguous_format),
+            feedback.of_blocks(slice(i * n_blocks, (i + 1) * n_blocks)),
+            chosen,
+            scale_format,
+        )
+        for i, (part, chosen) in enumerate(
+            zip(weight.split(CHUNK_ROWS, 1), choices.split(n_blocks, 1), strict=True)
         )
     ]
     return Codes(
@@ -76,6 +83,7 @@ def _round_rows(
             floor=floor,
             factor=factor[here, here],
             scale_format=scale_format,
+            palettes=feedback.palettes,
         )
         if here.stop < len(remaining):
             remaining[here.stop :].addmm_(factor[here, here.stop :].T, rounded.errors, alpha=-1)

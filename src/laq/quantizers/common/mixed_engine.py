@@ -1,36 +1,37 @@
-"""Integers by one engine, trellises by another."""
+"""Integers by one engine, all other formats by another."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
 
-from laq.core.formats import CANDIDATES, Trellis
+from laq.core.formats import CANDIDATES, Integer
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.engine import Engine, RoundedGroup
+from laq.quantizers.common.engine import EVERY_FORMAT, Engine, RoundedGroup
 
-IS_TRELLIS = torch.tensor([isinstance(candidate, Trellis) for candidate in CANDIDATES])
+IS_INTEGER = torch.tensor([isinstance(candidate, Integer) for candidate in CANDIDATES])
 ABSENT = 0
 
 
 @final
 class MixedEngine(Engine):
-    """Ranges that no native kernel knows, beside the native search of paths.
+    """Ranges that no native kernel knows, beside the native search of everything else.
 
     Parameters
     ----------
     integers : Engine
         Predicts errors of all formats, and rounds integers.
-    trellises : Engine
-        Rounds tiles of a trellis: their scales do not depend on the range of integers.
+    others : Engine
+        Rounds all other tiles: their scales do not depend on the range of integers.
     """
 
-    def __init__(self, integers: Engine, trellises: Engine) -> None:
-        self._integers, self._trellises = integers, trellises
+    def __init__(self, integers: Engine, others: Engine) -> None:
+        self._integers, self._others = integers, others
 
-    def errors(
+    def errors(  # noqa: PLR0913 - what a search rests on, by keyword
         self,
         matrix: torch.Tensor,
         column_weights: torch.Tensor,
@@ -38,13 +39,21 @@ class MixedEngine(Engine):
         group_size: int,
         floor: torch.Tensor,
         scale_format: ScaleFormat,
+        allowed: Sequence[bool] = EVERY_FORMAT,
+        palettes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `Engine.errors`."""
         return self._integers.errors(
-            matrix, column_weights, group_size=group_size, floor=floor, scale_format=scale_format
+            matrix,
+            column_weights,
+            group_size=group_size,
+            floor=floor,
+            scale_format=scale_format,
+            allowed=allowed,
+            palettes=palettes,
         )
 
-    def round(
+    def round(  # noqa: PLR0913 - what rounding rests on, by keyword
         self,
         block: torch.Tensor,
         choices: torch.Tensor,
@@ -53,9 +62,10 @@ class MixedEngine(Engine):
         floor: torch.Tensor,
         factor: torch.Tensor | None,
         scale_format: ScaleFormat,
+        palettes: torch.Tensor | None = None,
     ) -> RoundedGroup:
         """See `Engine.round`."""
-        is_trellis = IS_TRELLIS[choices.long()]
+        is_other = ~IS_INTEGER[choices.long()]
         rounded, other = (
             engine.round(
                 block,
@@ -64,10 +74,11 @@ class MixedEngine(Engine):
                 floor=floor,
                 factor=factor,
                 scale_format=scale_format,
+                palettes=palettes,
             )
-            for engine, mine in ((self._integers, ~is_trellis), (self._trellises, is_trellis))
+            for engine, mine in ((self._integers, ~is_other), (self._others, is_other))
         )
-        rows = is_trellis.repeat_interleave(TILE_ROWS)
+        rows = is_other.repeat_interleave(TILE_ROWS)
         return RoundedGroup(
             codes=torch.where(rows, other.codes, rounded.codes),
             scales=torch.where(rows, other.scales, rounded.scales),

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
 
-from laq.core.formats import CANDIDATES, Trellis
+from laq.core.formats import CANDIDATES, Format, Integer, Trellis
+from laq.core.formats.table import PALETTE_BYTES
+from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
-from laq.quantizers.common.engine import Engine, RoundedGroup
+from laq.quantizers.common.engine import EVERY_FORMAT, Engine, RoundedGroup, asked_for
+from laq.quantizers.common.table import SHRINK_STEPS as TABLE_STEPS
 from laq.quantizers.common.trellis import FIRST_STEP, LAST_STEP, error_terms
 from laq.ranges.common.clip_search import SHRINK_STEPS
 
-FORMATS = native.formats(
-    [
-        native.Format(candidate.tag, candidate.n_levels, FIRST_STEP, LAST_STEP, error_terms(candidate))
-        if isinstance(candidate, Trellis)
-        else native.Format(candidate.tag, candidate.n_levels, *SHRINK_STEPS[candidate.n_levels])
-        for candidate in CANDIDATES
-    ]
-)
+
+def _format(candidate: Format) -> native.Format:
+    if isinstance(candidate, Trellis):
+        terms = error_terms(candidate)
+        return native.Format(candidate.tag, candidate.n_levels, FIRST_STEP, LAST_STEP, terms)
+    is_integer = isinstance(candidate, Integer)
+    steps = SHRINK_STEPS[candidate.n_levels] if is_integer else TABLE_STEPS[candidate.name]
+    return native.Format(candidate.tag, candidate.n_levels, *steps)
+
+
+FORMATS = native.formats([_format(candidate) for candidate in CANDIDATES])
 
 
 @final
@@ -36,7 +43,7 @@ class NativeEngine(Engine):
     def __init__(self, library: native.Library) -> None:
         self._library = library
 
-    def errors(
+    def errors(  # noqa: PLR0913 - what a search rests on, by keyword
         self,
         matrix: torch.Tensor,
         column_weights: torch.Tensor,
@@ -44,15 +51,24 @@ class NativeEngine(Engine):
         group_size: int,
         floor: torch.Tensor,
         scale_format: ScaleFormat,
+        allowed: Sequence[bool] = EVERY_FORMAT,
+        palettes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `Engine.errors`."""
         matrix, column_weights = matrix.contiguous(), column_weights.contiguous()
-        result = torch.empty(len(CANDIDATES), len(matrix) // group_size, matrix.shape[1])
+        asked = asked_for(allowed, palettes)
+        found = torch.empty(len(asked), len(matrix) // group_size, matrix.shape[1])
         source = _source(matrix, column_weights, group_size, floor, scale_format)
-        self._library.errors(source, result.data_ptr())
+        formats = native.formats([_format(CANDIDATES[i]) for i in asked])
+        source.formats, source.n_formats = formats, len(asked)
+        kept = _set_palettes(source, palettes)
+        self._library.errors(source, found.data_ptr())
+        del kept
+        result = torch.full((len(CANDIDATES), *found.shape[1:]), torch.inf)
+        result[asked] = found
         return result
 
-    def round(
+    def round(  # noqa: PLR0913 - what rounding rests on, by keyword
         self,
         block: torch.Tensor,
         choices: torch.Tensor,
@@ -61,6 +77,7 @@ class NativeEngine(Engine):
         floor: torch.Tensor,
         factor: torch.Tensor | None,
         scale_format: ScaleFormat,
+        palettes: torch.Tensor | None = None,
     ) -> RoundedGroup:
         """See `Engine.round`."""
         block, column_weights = block.contiguous(), column_weights.contiguous()
@@ -81,8 +98,24 @@ class NativeEngine(Engine):
             zero_points=rounded.zero_points.data_ptr(),
             errors=rounded.errors.data_ptr(),
         )
-        self._library.round(_source(block, column_weights, len(block), floor, scale_format), rounding)
+        source = _source(block, column_weights, len(block), floor, scale_format)
+        kept = _set_palettes(source, palettes)
+        self._library.round(source, rounding)
+        del kept
         return rounded
+
+
+def _set_palettes(source: native.Source, palettes: torch.Tensor | None) -> torch.Tensor | None:
+    """Point to learned entries; returns what has to outlive the call."""
+    if palettes is None:
+        return None
+    n, width = palettes.shape
+    assert palettes.dtype == torch.uint8
+    assert width == PALETTE_BYTES
+    assert n in (1, source.n_rows // TILE_ROWS)
+    kept = palettes.contiguous()
+    source.palettes, source.palette_stride = kept.data_ptr(), width if n > 1 else 0
+    return kept
 
 
 def _source(

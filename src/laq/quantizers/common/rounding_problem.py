@@ -103,7 +103,7 @@ def learn_rounding(
     tops = TOPS[choices.long()].repeat_interleave(TILE_ROWS, 1)
     scales = decode_log_scales(start.scales) if scale_format.is_log else start.scales.float()
     spacing = scales.masked_fill(tops == 0, 0)
-    error = dequantize_columns(start, choices, scale_format).sub_(weight)
+    error = dequantize_columns(start, choices, scale_format, feedback.palettes).sub_(weight)
     codes = start.codes.clone()
     for first in range(0, weight.shape[1], CHUNK_ROWS):
         rows = slice(first, first + CHUNK_ROWS)

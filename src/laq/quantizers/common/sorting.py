@@ -86,5 +86,12 @@ def sorted_hessian(importance: Importance, grid: TileGrid, columns: IndexArray |
     return hessian
 
 
+def in_source_order(values: torch.Tensor, n_columns: int, columns: IndexArray | None) -> torch.Tensor:
+    """Undo the order and padding of a value of each column; [padded_columns] to [n_columns]."""
+    result = torch.empty(n_columns, dtype=values.dtype)
+    result[_index(n_columns, columns)] = values[:n_columns]
+    return result
+
+
 def _index(n: int, order: IndexArray | None) -> torch.Tensor:
     return torch.arange(n) if order is None else torch.from_numpy(order.astype(np.int64))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
 
-from laq.core.formats import CANDIDATES, Format, Trellis
+from laq.core.formats import CANDIDATES, Format, Palette, Table, Trellis
 from laq.core.groups import TILE_ROWS
 from laq.core.qtensor import LOG4_SPAN
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.engine import Engine, RoundedGroup
+from laq.quantizers.common.engine import EVERY_FORMAT, Engine, RoundedGroup, asked_for
+from laq.quantizers.common.table import entries_of, round_table, search_table
 from laq.quantizers.common.trellis import round_trellis, search_trellis
 from laq.ranges import Grid, Range
 from laq.ranges.common.grid import weighted_sum_
@@ -33,7 +35,7 @@ class TorchEngine(Engine):
     def __init__(self, range: Range | None = None) -> None:
         self._range = Mse() if range is None else range
 
-    def errors(
+    def errors(  # noqa: PLR0913 - what a search rests on, by keyword
         self,
         matrix: torch.Tensor,
         column_weights: torch.Tensor,
@@ -41,21 +43,27 @@ class TorchEngine(Engine):
         group_size: int,
         floor: torch.Tensor,
         scale_format: ScaleFormat,
+        allowed: Sequence[bool] = EVERY_FORMAT,
+        palettes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `Engine.errors`."""
         n_groups, n_rows = len(matrix) // group_size, matrix.shape[1]
-        result = torch.empty(len(CANDIDATES), n_groups, n_rows)
+        result = torch.full((len(CANDIDATES), n_groups, n_rows), torch.inf)
+        tables = {i: _entries(CANDIDATES[i], palettes, n_rows) for i in asked_for(allowed, palettes)}
         for start in range(0, n_rows, CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             for group in range(n_groups):
                 here = slice(group * group_size, (group + 1) * group_size)
                 block, weights = matrix[here, rows].contiguous(), column_weights[here]
-                for index, candidate in enumerate(CANDIDATES):
-                    found = self._search(block, candidate, weights, floor[rows], scale_format)
+                for index, entries in tables.items():
+                    mine = None if entries is None else entries[:, rows]
+                    found = self._search(
+                        block, CANDIDATES[index], mine, weights, floor=floor[rows], scale_format=scale_format
+                    )
                     result[index, group, rows] = found.error
         return result
 
-    def round(
+    def round(  # noqa: PLR0913 - what rounding rests on, by keyword
         self,
         block: torch.Tensor,
         choices: torch.Tensor,
@@ -64,6 +72,7 @@ class TorchEngine(Engine):
         floor: torch.Tensor,
         factor: torch.Tensor | None,
         scale_format: ScaleFormat,
+        palettes: torch.Tensor | None = None,
     ) -> RoundedGroup:
         """See `Engine.round`."""
         result = RoundedGroup(
@@ -76,8 +85,12 @@ class TorchEngine(Engine):
         for choice in torch.unique(choices).tolist():  # rows are independent
             rows, candidate = (of_rows == choice).nonzero()[:, 0], CANDIDATES[choice]
             mine = block[:, rows]
-            grid = self._search(mine, candidate, column_weights, floor[rows], scale_format)
-            codes, errors = _round(mine, candidate, grid, factor)
+            entries = _entries(candidate, palettes, block.shape[1])
+            entries = None if entries is None else entries[:, rows]
+            grid = self._search(
+                mine, candidate, entries, column_weights, floor=floor[rows], scale_format=scale_format
+            )
+            codes, errors = _round(mine, candidate, entries, grid, factor)
             result.codes[:, rows], result.scales[rows] = codes, grid.stored
             result.zero_points[rows] = grid.zero_points
             if factor is not None:
@@ -88,20 +101,29 @@ class TorchEngine(Engine):
         self,
         block: torch.Tensor,
         candidate: Format,
+        entries: torch.Tensor | None,
         column_weights: torch.Tensor,
+        *,
         floor: torch.Tensor,
         scale_format: ScaleFormat,
     ) -> Grid:
         """Search whole tiles; scales too far below the largest of their tile for LOG4 are searched again."""
-        grid = self._search_rows(block, candidate, column_weights, floor, scale_format)
+        grid = self._search_rows(
+            block, candidate, entries, column_weights, floor=floor, scale_format=scale_format
+        )
         if scale_format is not ScaleFormat.LOG4:
             return grid
         lowest = grid.stored.view(-1, TILE_ROWS).amax(1).repeat_interleave(TILE_ROWS) - LOG4_SPAN
         rows = (grid.stored < lowest).nonzero()[:, 0]
         if len(rows):
-            raised = torch.maximum(floor, lowest)[rows]
-            part = block[:, rows].contiguous()
-            again = self._search_rows(part, candidate, column_weights, raised, scale_format)
+            again = self._search_rows(
+                block[:, rows].contiguous(),
+                candidate,
+                None if entries is None else entries[:, rows],
+                column_weights,
+                floor=torch.maximum(floor, lowest)[rows],
+                scale_format=scale_format,
+            )
             for name in ("scales", "stored", "zero_points", "error"):
                 getattr(grid, name)[rows] = getattr(again, name)
         return grid
@@ -110,17 +132,29 @@ class TorchEngine(Engine):
         self,
         block: torch.Tensor,
         candidate: Format,
+        entries: torch.Tensor | None,
         column_weights: torch.Tensor,
+        *,
         floor: torch.Tensor,
         scale_format: ScaleFormat,
     ) -> Grid:
         if isinstance(candidate, Trellis):
             return search_trellis(block, candidate, column_weights, floor=floor, scale_format=scale_format)
+        if isinstance(candidate, Table | Palette):
+            assert entries is not None
+            return search_table(
+                block, candidate, entries, column_weights, floor=floor, scale_format=scale_format
+            )
         if candidate.n_levels == 1:
             return _absent(block, column_weights, scale_format)
         return self._range.search(
             block, candidate.n_levels, column_weights, floor=floor, scale_format=scale_format
         )
+
+
+def _entries(candidate: Format, palettes: torch.Tensor | None, n_rows: int) -> torch.Tensor | None:
+    """What codes stand for in each row, for formats with a table."""
+    return entries_of(candidate, palettes, n_rows) if isinstance(candidate, Table | Palette) else None
 
 
 def _absent(block: torch.Tensor, column_weights: torch.Tensor, scale_format: ScaleFormat) -> Grid:
@@ -131,11 +165,17 @@ def _absent(block: torch.Tensor, column_weights: torch.Tensor, scale_format: Sca
 
 
 def _round(
-    block: torch.Tensor, candidate: Format, grid: Grid, factor: torch.Tensor | None
+    block: torch.Tensor,
+    candidate: Format,
+    entries: torch.Tensor | None,
+    grid: Grid,
+    factor: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes uint8 and scaled errors float32, both [group_size, rows]; errors are empty without a factor."""
     if isinstance(candidate, Trellis):
         return round_trellis(block, candidate, grid, factor)
+    if entries is not None:
+        return round_table(block, entries, grid, factor)
     top = candidate.n_levels - 1
     if factor is None:
         shifted = (block * grid.scales.reciprocal()).add_(grid.zero_points)

@@ -41,6 +41,6 @@ def tried_losses(
     of_blocks = torch.tensor(candidates, dtype=torch.uint8).repeat_interleave(n // TILE_ROWS)
     choices = of_blocks.expand(sample.grid.n_groups, -1).contiguous()
     codes = quantizer.quantize(repeated, feedback, choices, scale_format=scale_format)
-    error = dequantize_columns(codes, choices, scale_format) - repeated
+    error = dequantize_columns(codes, choices, scale_format, feedback.palettes) - repeated
     by_row = ((sample.hessian @ error) * error).sum(0).view(len(candidates), n)
     return np.asarray((0.5 * sample.rows * by_row).sum(1).double().numpy())

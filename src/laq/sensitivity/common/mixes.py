@@ -12,7 +12,7 @@ from laq.allocation.common import allocate, size_range
 from laq.core.curve import Curves
 from laq.core.errors import DataError, RequestError
 from laq.core.gains import Gains, weight_classes
-from laq.core.packing import PackedTensor
+from laq.core.packing import StoredTensor
 from laq.core.plan import Plan
 from laq.core.progress import track
 from laq.core.stats import Stats
@@ -57,7 +57,7 @@ class Mix:
 class _Variants:
     """Whole networks by each variant: packed weights, and the loss of each weight by the curves."""
 
-    packed: list[dict[str, PackedTensor]]
+    packed: list[dict[str, StoredTensor]]
     losses: list[dict[str, float]]
 
 
@@ -83,8 +83,15 @@ class MixRuns:
     n_tokens: int
 
 
-def calibrated(
-    curves: Curves, network: Network, stats: Stats, batches: Sequence[Batch], *, n_mixes: int, seed: int = 0
+def calibrated(  # noqa: PLR0913 - what mixes are made of, and how
+    curves: Curves,
+    network: Network,
+    stats: Stats,
+    batches: Sequence[Batch],
+    *,
+    n_mixes: int,
+    seed: int = 0,
+    formats: str = "all",
 ) -> Curves:
     """Return curves with gains, from `n_mixes` runs of the whole network.
 
@@ -100,6 +107,8 @@ def calibrated(
         At least `MIN_MIXES`; every fourth is held out.
     seed : int
         Seeds the mixes.
+    formats : str
+        Families that plans may use.
 
     Raises
     ------
@@ -115,15 +124,23 @@ def calibrated(
         raise DataError(
             "mixes need data that the statistics did not see", hint="pass them: batches=splits.held_out"
         )
-    return curves.with_gains(gains_of(run_mixes(curves, network, stats, batches, n_mixes=n_mixes, seed=seed)))
+    runs = run_mixes(curves, network, stats, batches, n_mixes=n_mixes, seed=seed, formats=formats)
+    return curves.with_gains(gains_of(runs))
 
 
-def run_mixes(
-    curves: Curves, network: Network, stats: Stats, batches: Sequence[Batch], *, n_mixes: int, seed: int = 0
+def run_mixes(  # noqa: PLR0913 - what mixes are made of, and how
+    curves: Curves,
+    network: Network,
+    stats: Stats,
+    batches: Sequence[Batch],
+    *,
+    n_mixes: int,
+    seed: int = 0,
+    formats: str = "all",
 ) -> MixRuns:
     """Quantize by every variant once, then run mixes of them; see `calibrated`."""
     classes = weight_classes(weight.name for weight in curves.weights)
-    variants = _variants(network, curves, stats)
+    variants = _variants(network, curves, stats, formats)
     names = tuple(sorted(set(classes.values())))
     mixes = draw_mixes(names, len(variants.packed), n_mixes=n_mixes, seed=seed)
     kl_nats, n_tokens = _measure(network, variants, mixes, classes, batches)
@@ -168,22 +185,21 @@ def draw_mixes(classes: Sequence[str], n_variants: int, *, n_mixes: int, seed: i
     return mixes
 
 
-def variant_plans(curves: Curves) -> list[Plan]:
+def variant_plans(curves: Curves, formats: str = "all") -> list[Plan]:
     """Return the plans of `VARIANTS`, then that of 8 bits throughout."""
     free = replace(curves, original_bytes=1 << 62)
     n = sum(weight.grid.padded_rows * weight.grid.padded_columns for weight in curves.weights)
     plans = []
     for unit, extra in (*VARIANTS, (Unit.NETWORK, NEAR_ORIGINAL)):
-        smallest, _ = size_range(free, unit=unit, floor=True)
-        plans.append(allocate(free, smallest + int(n * extra / 8), unit=unit))
+        smallest, _ = size_range(free, unit=unit, formats=formats, floor=True)
+        plans.append(allocate(free, smallest + int(n * extra / 8), unit=unit, formats=formats))
     return plans
 
 
-def _variants(network: Network, curves: Curves, stats: Stats) -> _Variants:
+def _variants(network: Network, curves: Curves, stats: Stats, formats: str) -> _Variants:
     """Quantize the whole network once by every variant."""
-    plans = variant_plans(curves)
-    packed: list[dict[str, PackedTensor]] = apply_plans(network, plans, stats)
-    return _Variants(packed, [_plan_losses(curves, plan) for plan in plans])
+    plans = variant_plans(curves, formats)
+    return _Variants(apply_plans(network, plans, stats), [_plan_losses(curves, plan) for plan in plans])
 
 
 def _plan_losses(curves: Curves, plan: Plan) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from laq.core.curve import WeightCurves
 from laq.core.errors import DataError
+from laq.core.packing import PackedTensor
 from laq.core.plan import Plan, WeightPlan
 from laq.core.target import Unit
 from laq.networks.module import Batch
@@ -85,7 +86,11 @@ def quantized_alone(
     """
     plans = [_plan(subject, measured, choice) for choice in choices]
     return [
-        {name: PackedWeight(packed, memory=Arena()).dequantize() for name, packed in tensors.items()}
+        {
+            name: PackedWeight(stored, memory=Arena()).dequantize()
+            for name, stored in tensors.items()
+            if isinstance(stored, PackedTensor)  # these plans have no product codes
+        }
         for tensors in apply_plans(subject.network, plans, subject.stats)
     ]
 

@@ -8,27 +8,34 @@ what is left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from laq.core.formats import CANDIDATES, TRELLISES, Format
+from laq.core.formats import CANDIDATES, TRELLISES, Format, Palette
 from laq.core.formats.integer import INT2, INT4
+from laq.core.formats.table import NF4, PALETTE2, PALETTE4, TRITS
 from laq.core.groups import TILE_ROWS
 from laq.core.importance import FLOOR_SUPPORT, Importance
 from laq.core.permutation import IndexArray
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Feedback, Quantizer
+from laq.quantizers.common.engine import EVERY_FORMAT
+from laq.quantizers.common.palettes import with_palettes
 from laq.quantizers.common.sorting import SortedWeight
 from laq.quantizers.common.trial import tried_losses
 from laq.ranges.common.grid import scale_floor
 
-CORRECTION_FORMATS: tuple[tuple[Format, Format], ...] = ((INT2, INT4), (TRELLISES[2], TRELLISES[4]))
+CORRECTION_FORMATS: tuple[tuple[Format, Format], ...] = (
+    (INT2, INT4),
+    (TRELLISES[2], TRELLISES[4]),
+    (PALETTE2, PALETTE4),
+    (TRITS, NF4),
+)
 """Two of each family, with which error feedback is run; in between the gain is interpolated."""
-
-CORRECTION_CHOICES = [CANDIDATES.index(each) for family in CORRECTION_FORMATS for each in family]
 
 CORRECTION_ROW_BLOCKS = 6
 
@@ -55,6 +62,8 @@ class Tiled:
         The shared order of columns.
     scale_format : ScaleFormat
         How scales are stored.
+    allowed : sequence of bool, [n_candidates]
+        Formats that are measured.
     """
 
     weight: SortedWeight
@@ -63,16 +72,28 @@ class Tiled:
     importance: Importance
     columns: IndexArray | None
     scale_format: ScaleFormat
+    allowed: Sequence[bool] = EVERY_FORMAT
+
+    def prepared(self) -> Feedback:
+        """Return what the quantizer prepared, with learned entries where formats ask for some."""
+        if any(may and isinstance(c, Palette) for c, may in zip(CANDIDATES, self.allowed, strict=True)):
+            return with_palettes(self.feedback, [self.weight], self.scale_format)
+        return self.feedback
 
 
 def tile_losses(tiled: Tiled) -> TileLosses:
     """Return the curve of every tile; nats per token if the rows' importance is.
 
-    Formats under two bits are infinite where the statistics do not support them.
+    Formats that are not allowed are infinite, those under two bits also where the statistics do not support
+    them.
     """
+    tiled = replace(tiled, feedback=tiled.prepared())
     weight, feedback, scale_format = tiled.weight, tiled.feedback, tiled.scale_format
     losses = rounding_losses(tiled, weight, feedback.column_weights)
-    losses *= _correction(weight, tiled.quantizer, feedback, losses, scale_format)[:, None, None]
+    factors = _correction(
+        weight, tiled.quantizer, feedback, losses, scale_format=scale_format, allowed=tiled.allowed
+    )
+    losses *= factors[:, None, None]
     unsupported = _unsupported(weight, tiled.importance, tiled.columns)
     for index, candidate in enumerate(CANDIDATES):
         if candidate.n_levels < 4:
@@ -99,9 +120,14 @@ def rounding_losses(tiled: Tiled, weight: SortedWeight, column_weights: torch.Te
         group_size=grid.group_size,
         floor=scale_floor(weight.matrix),
         scale_format=tiled.scale_format,
+        allowed=tiled.allowed,
+        palettes=tiled.feedback.palettes,
     )
-    by_tile = errors.mul_(0.5 * weight.rows).view(-1, grid.n_groups, grid.n_row_blocks, TILE_ROWS).sum(3)
-    return np.ascontiguousarray(by_tile.transpose(1, 2).numpy())
+    losses = torch.full((len(errors), grid.n_groups, grid.n_row_blocks), torch.inf)
+    asked = torch.tensor(tiled.allowed)
+    of_rows = (errors[asked] * (0.5 * weight.rows)).view(-1, grid.n_groups, grid.n_row_blocks, TILE_ROWS)
+    losses[asked] = of_rows.sum(3)
+    return np.ascontiguousarray(losses.transpose(1, 2).numpy())
 
 
 def _correction(
@@ -109,24 +135,48 @@ def _correction(
     quantizer: Quantizer,
     feedback: Feedback,
     losses: TileLosses,
+    *,
     scale_format: ScaleFormat,
+    allowed: Sequence[bool],
 ) -> npt.NDArray[np.float32]:
     """Measured over predicted loss, from two widths a family on a sample of row blocks; [n_candidates]."""
+    families = _families(allowed)
+    tried = [choice for family in families for choice in family.tried]
     n_blocks = weight.grid.n_row_blocks
     picked = np.unique(np.linspace(0, n_blocks - 1, min(CORRECTION_ROW_BLOCKS, n_blocks)).astype(np.int64))
     index = torch.from_numpy((picked[:, None] * TILE_ROWS + np.arange(TILE_ROWS)).ravel())
     sample = SortedWeight(weight.grid, weight.matrix[:, index], weight.hessian, weight.rows[index], None)
-    measured = tried_losses(sample, quantizer, feedback, CORRECTION_CHOICES, scale_format=scale_format)
-    predicted = losses[CORRECTION_CHOICES][:, picked].sum((1, 2), dtype=np.float64)
+    measured = tried_losses(sample, quantizer, feedback, tried, scale_format=scale_format)
+    predicted = losses[tried][:, picked].sum((1, 2), dtype=np.float64)
     if not (predicted > 0).all() or not (measured > 0).all():
         return np.ones(len(CANDIDATES), np.float32)
-    by_family = np.split(np.log(measured / predicted), len(CORRECTION_FORMATS))
+    ratio_of = dict(zip(tried, np.log(measured / predicted), strict=True))
     ratios = np.zeros(len(CANDIDATES))
-    for family, logarithms in zip(CORRECTION_FORMATS, by_family, strict=True):
-        members = [i for i, candidate in enumerate(CANDIDATES) if isinstance(candidate, type(family[0]))]
-        widths = [max(CANDIDATES[i].code_bits, 1) for i in members]
-        ratios[members] = np.interp(widths, [each.code_bits for each in family], logarithms)
+    for family in families:
+        widths = [max(CANDIDATES[i].code_bits, 1) for i in family.members]
+        known = [CANDIDATES[i].code_bits for i in family.tried]
+        ratios[list(family.members)] = np.interp(widths, known, [ratio_of[i] for i in family.tried])
     return np.asarray(np.exp(ratios), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """Candidates of one kind that are asked for, and those that stand for them."""
+
+    members: tuple[int, ...]
+    tried: tuple[int, ...]
+
+
+def _families(allowed: Sequence[bool]) -> list[_Family]:
+    """Families with more than absent tiles; one without either of its two is tried at its widest format."""
+    families = []
+    for pair in CORRECTION_FORMATS:
+        members = [i for i, c in enumerate(CANDIDATES) if allowed[i] and isinstance(c, type(pair[0]))]
+        stored = [i for i in members if CANDIDATES[i].code_bits]
+        if stored:
+            tried = tuple(i for i in stored if CANDIDATES[i] in pair) or (stored[-1],)
+            families.append(_Family(tuple(members), tried))
+    return families
 
 
 def _unsupported(
