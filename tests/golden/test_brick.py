@@ -38,7 +38,7 @@ TABLES = [15, 16, 17, 18, 19, 20, 0, 5, 10]
 
 STORED = [("log8", GOLDEN, INTEGERS), ("float16", GOLDEN, INTEGERS), ("log8", TRELLIS, TRELLISES)]
 STORED += [("float16", TRELLIS, TRELLISES), ("log8", TABLE, TABLES), ("float16", TABLE, TABLES)]
-STORED += [("log4", LOG4, TRELLISES)]
+STORED += [("log4", LOG4, TRELLISES), ("log4", TABLE, TABLES)]
 every_matrix = pytest.mark.parametrize(("name", "golden", "formats"), STORED)
 FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
 

@@ -10,9 +10,9 @@ from torch import nn
 
 import laq
 from laq.core.errors import FormatError, RequestError
-from laq.core.formats import CANDIDATES
+from laq.core.formats import CANDIDATES, FAMILIES
 from laq.io.archive import folder_bytes, open_archive, verify_hashes
-from laq.io.manifest import MANIFEST, PRODUCT_RESERVE, RANK_RESERVE, WEIGHT_RESERVE, WeightEntry
+from laq.io.manifest import MANIFEST, WeightEntry, weight_reserve_bytes
 from laq.io.safetensors import read_header
 from laq.io.safetensors_header import DTYPES
 from laq.kernels.reference import dequantize
@@ -262,9 +262,11 @@ def test_folder_without_an_archive_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("how", "more"), [({}, 0), ({"rank": 256}, RANK_RESERVE), ({"product": "product4x8"}, PRODUCT_RESERVE)]
+    "how",
+    [{}, {"rank": 256}, {"product": "product4x8"}, {"tiles": {c.name: 9_999_999 for c in FAMILIES["all"]}}],
 )
-def test_every_format_has_room_in_the_line_of_a_weight(how, more):
+def test_every_format_has_room_in_the_line_of_a_weight(how):
+    fields = {"tiles": {candidate.name: 9_999_999 for candidate in CANDIDATES}} | how
     entry = WeightEntry(
         name="",
         kind="embedding",
@@ -273,8 +275,7 @@ def test_every_format_has_room_in_the_line_of_a_weight(how, more):
         shape=(999_999, 99_999),
         group_size=128,
         column_order="",
-        tiles={candidate.name: 9_999_999 for candidate in CANDIDATES},
-        **how,
+        **fields,
     )
     line = json.dumps(entry.to_json() | {"sha256": "0" * 64}, separators=(",", ":")) + ","
-    assert len(line) <= WEIGHT_RESERVE + 3 + more
+    assert len(line) <= weight_reserve_bytes(entry) + 3

@@ -2,14 +2,19 @@
 
 import copy
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from laq.core.errors import FormatError, RequestError
+from laq.core.formats import CANDIDATES
+from laq.core.formats.table import NF4, PALETTE4
 from laq.kernels import native
 from laq.runtime import decoding
 from laq.runtime.decoding import Decoder
+from laq.runtime.replace import packed_copy
 
 transformers = pytest.importorskip("transformers", reason="needs the extra llm")
 needs_kernels = pytest.mark.skipif(native.library() is None, reason="native kernels are not built here")
@@ -77,6 +82,22 @@ def test_logits_are_those_of_the_models_own_code(name, dtype):
 @needs_kernels
 def test_packed_networks_are_repeated_with_their_siblings_together(packed_llama):
     _, module = packed_llama
+    decoder, found = logits_of(module)
+    assert decoder.is_native, decoder.reason
+    _, expected = logits_of(module, is_native=False)
+    assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+@needs_kernels
+def test_networks_with_learned_entries_are_repeated(packed_llama, packed_random):
+    network, _ = packed_llama
+    packed = {}
+    for seed, weight in enumerate(network.weights):
+        tables = packed_random(weight.shape, 32, choices=CANDIDATES.index(NF4), seed=seed)
+        learned = np.array([*range(12), *NF4.table], np.uint8)
+        bits = np.full_like(tables.bits, PALETTE4.tag)
+        packed[weight.name] = replace(tables, bits=bits, palettes=learned)
+    module = packed_copy(network, packed)
     decoder, found = logits_of(module)
     assert decoder.is_native, decoder.reason
     _, expected = logits_of(module, is_native=False)

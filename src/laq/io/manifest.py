@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from laq.core.errors import FormatError
-from laq.core.formats import CANDIDATES
+from laq.core.formats import FAMILIES
 from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.product import product_code
 from laq.core.scheme import ScaleFormat
@@ -25,8 +25,12 @@ OPTIONAL = frozenset({"rank", "product"})
 """Keys of a weight that are left away where they say nothing, known since that version."""
 
 SHARD_NAME = re.compile(r"[\w-][\w.-]*")
-WEIGHT_RESERVE = 220 + sum(len(candidate.name) + 11 for candidate in CANDIDATES)
-"""Bytes of a weight's line but for names: a count of up to seven digits for every format."""
+COUNT_RESERVE = 11
+"""Bytes of the number of a weight's tiles of one format beside its name: up to seven digits."""
+
+ALWAYS_COUNTED = frozenset(candidate.name for candidate in FAMILIES["all"])
+WEIGHT_RESERVE = 220 + sum(len(name) + COUNT_RESERVE for name in ALWAYS_COUNTED)
+"""Bytes of a weight's line but for names, with the formats that plans use by default."""
 
 PRODUCT_RESERVE = 32
 """Bytes of a product code's name in a weight's line."""
@@ -128,18 +132,17 @@ class Manifest:
 def manifest_reserve_bytes(manifest: Manifest) -> int:
     """Return the size to which laq.json is padded, so that an archive's size is known before its content."""
     weights = sum(
-        (
-            WEIGHT_RESERVE
-            + RANK_RESERVE * (e.rank > 0)
-            + PRODUCT_RESERVE * bool(e.product)
-            + len(e.name)
-            + len(e.column_order)
-        )
-        + sum(len(path) + 3 for path in e.modules)
+        weight_reserve_bytes(e) + len(e.name) + len(e.column_order) + sum(len(path) + 3 for path in e.modules)
         for e in manifest.weights
     )
     hashed = sum(len(name) + 72 for name in (*manifest.kept, *manifest.column_permutations))
     return SUMMARY_RESERVE + weights + hashed
+
+
+def weight_reserve_bytes(entry: WeightEntry) -> int:
+    """Return the most bytes of a weight's line but for names; further formats count where they are named."""
+    others = sum(len(name) + COUNT_RESERVE for name in entry.tiles if name not in ALWAYS_COUNTED)
+    return WEIGHT_RESERVE + others + RANK_RESERVE * (entry.rank > 0) + PRODUCT_RESERVE * bool(entry.product)
 
 
 def padded(text: str, manifest: Manifest) -> str:

@@ -216,7 +216,7 @@ def archive_fixed_bytes(
             w.shape,
             curves[w.name].grid.group_size,
             curves[w.name].column_order,
-            {},
+            _measured_formats(curves[w.name]),
         )
         for w in network.weights
     )
@@ -243,6 +243,13 @@ def archive_fixed_bytes(
         palettes=learned,
         sidecar_bytes=sidecar_bytes(network),
     )
+
+
+def _measured_formats(weight: WeightCurves) -> dict[str, int]:
+    """Formats that a plan may name, of no tiles yet."""
+    return {
+        c.name: 0 for c, losses in zip(CANDIDATES, weight.loss_nats, strict=True) if np.isfinite(losses).any()
+    }
 
 
 def sidecar_bytes(network: Network) -> int:
