@@ -1,4 +1,4 @@
-"""The main path: load -> calibrate -> measure -> allocate -> quantize -> pack -> evaluate."""
+"""The main path: load -> calibrate -> transform -> measure -> allocate -> quantize -> pack -> evaluate."""
 
 from __future__ import annotations
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from laq.core.formats import formats_of
 from laq.core.scheme import ScaleFormat
 from laq.evaluation.divergence import compare
 from laq.networks import describe
 from laq.sensitivity import Subject
 from laq.sensitivity.common.swaps import Swapped, quantized_alone, shortened
-from laq.sensitivity.kl_swap import CHOICES, KlSwap
+from laq.sensitivity.kl_swap import KlSwap, choices_of
 from laq.steps import calibrate
 
 
@@ -27,7 +28,11 @@ def subject():
 def test_sums_at_swapped_formats_are_the_kl_of_the_swap(subject):
     measured = KlSwap().measure(subject)
     module = subject.network.module
-    for choice, values in zip(CHOICES, quantized_alone(subject, measured, CHOICES), strict=True):
+    for choice, values in zip(
+        choices_of(formats_of("all")),
+        quantized_alone(subject, measured, choices_of(formats_of("all"))),
+        strict=True,
+    ):
         for weight in measured.weights:
             (found,) = compare(
                 module, [Swapped(module, {weight.name: values[weight.name]})], subject.batches, label=""
@@ -53,7 +58,7 @@ def test_text_is_cut_to_a_number_of_tokens_and_other_batches_to_one():
 
 def test_values_quantized_alone_are_near_the_weight_and_nearer_with_more_bits(subject):
     measured = KlSwap().measure(subject)
-    two, four = quantized_alone(subject, measured, CHOICES)
+    two, four = quantized_alone(subject, measured, choices_of(formats_of("all")))
     for weight in subject.network.weights:
         original = subject.network.weight(weight.name)
         errors = [float((values[weight.name] - original).norm() / original.norm()) for values in (two, four)]

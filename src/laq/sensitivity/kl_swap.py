@@ -54,7 +54,7 @@ class KlSwap(Sensitivity):
         check_batches(subject.batches, "kl_swap")
         measured = measure_tiles(subject, tile_losses)
         names = [weight.name for weight in measured.weights]
-        choices = _choices(subject.allowed)
+        choices = choices_of(subject.allowed)
         found = swap_kl(subject, measured, choices, names)
         weights = tuple(
             _scaled(weight, choices, [kl[weight.name] for kl in found]) for weight in measured.weights
@@ -62,7 +62,14 @@ class KlSwap(Sensitivity):
         return replace(measured, weights=weights)
 
 
-def _choices(allowed: Sequence[bool]) -> tuple[int, ...]:
+def choices_of(allowed: Sequence[bool]) -> tuple[int, ...]:
+    """Return the two formats to swap in, among those allowed.
+
+    Raises
+    ------
+    RequestError
+        If there are none.
+    """
     for pair in PAIRS:
         choices = tuple(CANDIDATES.index(one) for one in pair)
         if all(allowed[choice] for choice in choices):

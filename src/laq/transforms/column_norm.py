@@ -36,6 +36,8 @@ class ColumnNorm(Transform):
 
         def choose(channels: Channels) -> torch.Tensor | None:
             squares = channels.squares
+            if not squares.any():
+                return None  # nobody reads
             squares = squares.clamp(min=SMALLEST * float(squares.mean()))
             candidates = [squares ** (-exponent / 2) for exponent in EXPONENTS]
             return best_factors(channels, candidates, encoding)

@@ -42,5 +42,7 @@ def _equalizing(channels: Channels) -> torch.Tensor | None:
     written = channels.writer.abs().amax(1)
     of_columns = torch.stack([weight.abs().amax(0) for weight in channels.weights]).amax(0)
     read = channels.place.gathered(of_columns)
+    if not written.any() or not read.any():
+        return None  # nothing is written, or nobody reads
     written, read = (ranges.clamp(min=SMALLEST * float(ranges.mean())) for ranges in (written, read))
     return (written / read).sqrt()

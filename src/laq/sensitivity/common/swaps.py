@@ -21,6 +21,9 @@ from laq.runtime.arena import Arena
 from laq.runtime.packed import PackedWeight
 from laq.sensitivity import Measured, Subject
 
+LEAST_COLUMNS = 2
+"""Tokens of a sequence: the last one predicts nothing that is compared."""
+
 
 class Swapped(nn.Module):
     """A module run with other values for some of its parameters; tied ones follow.
@@ -58,16 +61,18 @@ def shortened(batches: Sequence[Batch], n_tokens: int) -> list[Batch]:
         ids: Any = batch.get("input_ids") if isinstance(batch, Mapping) else None
         if not isinstance(batch, Mapping) or not isinstance(ids, torch.Tensor) or ids.ndim != 2:
             return [batches[0]]
-        left = n_tokens // len(ids)
-        result.append({key: _cut(value, ids.shape, left) for key, value in batch.items()})
-        n_tokens -= len(ids) * min(left, ids.shape[1])
-        if n_tokens < len(ids):
+        n_rows = min(len(ids), max(1, n_tokens // LEAST_COLUMNS))
+        n_columns = min(ids.shape[1], max(LEAST_COLUMNS, n_tokens // n_rows))
+        result.append({key: _cut(value, ids.shape, n_rows, n_columns) for key, value in batch.items()})
+        n_tokens -= n_rows * n_columns
+        if n_tokens < LEAST_COLUMNS:
             break
     return result
 
 
-def _cut(value: Any, shape: torch.Size, n: int) -> Any:
-    return value[:, :n] if isinstance(value, torch.Tensor) and value.shape == shape else value
+def _cut(value: Any, shape: torch.Size, n_rows: int, n_columns: int) -> Any:
+    is_text = isinstance(value, torch.Tensor) and value.shape == shape
+    return value[:n_rows, :n_columns] if is_text else value
 
 
 def quantized_alone(
@@ -80,19 +85,24 @@ def quantized_alone(
     subject : Subject
         What is measured.
     measured : Measured
-        Orders of columns; rows keep theirs, as one format serves the whole weight.
+        Orders of rows and columns, which are those of plans.
     choices : sequence of int
         Candidate formats.
     """
     plans = [_plan(subject, measured, choice) for choice in choices]
     return [
         {
-            name: PackedWeight(stored, memory=Arena()).dequantize()
+            name: _values(stored, subject.network.weight(name))
             for name, stored in tensors.items()
             if isinstance(stored, PackedTensor)  # these plans have no product codes
         }
         for tensors in apply_plans(subject.network, plans, subject.stats)
     ]
+
+
+def _values(stored: PackedTensor, original: torch.Tensor) -> torch.Tensor:
+    """What is stored, in the type that the network runs in."""
+    return PackedWeight(stored, memory=Arena()).dequantize().to(original.dtype)
 
 
 def _plan(subject: Subject, measured: Measured, choice: int) -> Plan:
@@ -114,4 +124,10 @@ def _plan(subject: Subject, measured: Measured, choice: int) -> Plan:
 
 def _weight_plan(weight: WeightCurves, choice: int) -> WeightPlan:
     shape = (weight.grid.n_row_blocks, weight.grid.n_groups)
-    return WeightPlan(weight.name, weight.grid, np.full(shape, choice, np.uint8), None, weight.column_order)
+    return WeightPlan(
+        weight.name,
+        weight.grid,
+        np.full(shape, choice, np.uint8),
+        weight.row_permutation,
+        weight.column_order,
+    )
