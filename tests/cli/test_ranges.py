@@ -61,7 +61,7 @@ def test_trellises_with_another_range_are_refused_before_loading(laq, refused, t
 
 def test_a_plan_with_trellises_from_another_range_is_refused(laq, refused, measured_with_hqq):
     done = laq("plan", measured_with_hqq[0], "--bpw", "31")
-    refused(done, "hqq", "trellises")
+    refused(done, "hqq", "is for integers alone")
     assert "--format integer" in done.stderr
 
 

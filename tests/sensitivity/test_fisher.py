@@ -71,9 +71,8 @@ def test_predicted_loss_is_near_the_loss_of_the_encoded_weight(name, choice):
 @pytest.mark.parametrize("formats", ["integer", "fp4", "binary,palette"])
 def test_only_formats_that_are_asked_for_are_measured(formats):
     losses, weight, method, feedback = measured()
-    options = {"columns": None, "scale_format": ScaleFormat.LOG8}
     allowed = formats_of(formats)
-    found = tile_losses(weight, method, feedback, importance_of(), **options, allowed=allowed)
+    found = tile_losses(Tiled(weight, method, feedback, importance_of(), None, ScaleFormat.LOG8, allowed))
     assert np.isinf(found[~np.array(allowed)]).all()
     np.testing.assert_allclose(found[1:][np.array(allowed)[1:]], losses[1:][np.array(allowed)[1:]], rtol=0.3)
 
