@@ -16,6 +16,7 @@ COMMANDS = {
     "rounding": "bench/rounding.py --text TEXT",
     "transforms": "bench/transforms.py --text TEXT",
     "whole_model": "bench/whole_model.py --text TEXT",
+    "other_networks": "bench/other_networks.py --text TEXT",
     "ggml_types": "bench/ggml_types.py --text TEXT",
     "shrinkage": "bench/shrinkage.py --text TEXT",
     "calibration_memory": "bench/calibration_memory.py",
