@@ -18,6 +18,7 @@ COMMANDS = {
     "formats": "bench/formats.py --text TEXT",
     "low_rank": "bench/low_rank.py --text TEXT",
     "whole_model": "bench/whole_model.py --text TEXT",
+    "other_networks": "bench/other_networks.py --text TEXT",
     "ggml_types": "bench/ggml_types.py --text TEXT",
     "shrinkage": "bench/shrinkage.py --text TEXT",
     "calibration_memory": "bench/calibration_memory.py",
