@@ -56,6 +56,26 @@ def test_text_is_cut_to_a_number_of_tokens_and_other_batches_to_one():
     assert len(shortened([torch.ones(3, 4)] * 2, 30)) == 1
 
 
+def test_many_sequences_are_cut_to_some_that_still_predict_something():
+    (found,) = shortened([{"input_ids": torch.zeros(200, 16, dtype=torch.long)}], 128)
+    n_rows, n_columns = found["input_ids"].shape
+    assert n_columns >= 2
+    assert 64 <= n_rows * n_columns <= 128
+
+
+def test_networks_of_sixteen_bits_are_measured_in_their_own_type():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)).bfloat16()
+    inputs = torch.randn(320, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    batches = list(inputs.split(32))
+    network = describe(module)
+    stats = calibrate(network, batches[:9])
+    one = Subject(network, stats, "rtn", 32, ScaleFormat.LOG4, tuple(batches[9:]))
+    for weight in KlSwap().measure(one).weights:
+        assert (weight.loss_nats[choices_of(one.allowed)[0]] > 0).all()
+
+
 def test_values_quantized_alone_are_near_the_weight_and_nearer_with_more_bits(subject):
     measured = KlSwap().measure(subject)
     two, four = quantized_alone(subject, measured, choices_of(formats_of("all")))

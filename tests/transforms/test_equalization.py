@@ -1,5 +1,8 @@
+import copy
+
 import torch
 
+from laq.networks.transformers import describe_causal
 from laq.transforms.equalization import Equalization
 
 
@@ -41,3 +44,15 @@ def test_query_heads_that_share_a_value_head_share_its_factor(uneven, encoding):
     factors = (made.weight(name) / network.weight(name))[0].view(2, 2, 16)  # [kv heads, repeats, width]
     torch.testing.assert_close(factors[:, 0], factors[:, 1])
     assert float(factors.log().std()) > 0.1
+
+
+def test_a_linear_that_writes_nothing_is_left_alone(uneven, encoding):
+    network = copy.deepcopy(uneven[0].module)
+    with torch.no_grad():
+        network.model.layers[0].mlp.up_proj.weight.zero_()
+    described = describe_causal(network)
+    made = Equalization().apply(described, uneven[1], encoding).network
+    assert not made.weight("model.layers.0.mlp.up_proj.weight").any()
+    assert torch.isfinite(made.weight("model.layers.0.mlp.down_proj.weight")).all()
+    before, after = (ranges(one, 1)[0] for one in (described, made))
+    assert not torch.equal(before, after)

@@ -1,4 +1,4 @@
-"""Round to nearest, after the clip search."""
+"""Round to nearest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RoundToNearest(Quantizer):
     """Every weight takes the nearest code; no error feedback."""
 
     status: ClassVar[Literal["stable", "experimental"]] = "stable"
-    summary: ClassVar[str] = "round to nearest, range by clip search on the weighted error"
+    summary: ClassVar[str] = "round to nearest, no error feedback"
 
     def prepare(self, hessian: torch.Tensor) -> Feedback:
         """Return the diagonal: errors of different columns are taken as independent."""
