@@ -6,7 +6,7 @@ import time
 
 from common import linears, linears_only, parser, run, save
 
-from laq.steps import EncodingNames, measure_transformed, transform_network
+from laq.measuring import EncodingNames, measure_transformed, transform_network
 from laq.transforms import TRANSFORMS, transforms_of
 
 BPWS = (2.4, 3.2, 4.2)

@@ -20,25 +20,20 @@ from laq.core.formats import check_range
 from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
-from laq.networks import Network
-from laq.resources import check_resources
-from laq.runtime.result import Result, sidecar_bytes
-from laq.selection import Job, best_plan, smallest_budget
-from laq.steps import (
-    Data,
+from laq.measuring import (
     EncodingNames,
     Measuring,
-    Source,
-    calibrate,
     check_measure,
     check_together,
     measure_transformed,
     needs_held_out,
-    open_network,
-    splits_of,
     transform_network,
-    unit_of,
 )
+from laq.networks import Network
+from laq.resources import check_resources
+from laq.runtime.result import Result, sidecar_bytes
+from laq.selection import Job, best_plan, smallest_budget
+from laq.steps import Data, Source, calibrate, open_network, splits_of, unit_of
 from laq.transforms import check_transformable, transforms_of
 
 NUMBERS = {

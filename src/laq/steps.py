@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -15,26 +14,25 @@ from laq.calibration.data import CALIBRATION_TOKENS, Splits, evaluation_batches,
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import DataError, RequestError
-from laq.core.formats import PRODUCT, formats_of
-from laq.core.low_rank import ranks_of
 from laq.core.plan import Plan
-from laq.core.product import PRODUCT_CODES
 from laq.core.record import Record
-from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.core.target import Unit
 from laq.evaluation.divergence import compare
+from laq.measuring import (
+    EncodingNames,
+    Measuring,
+    check_measure,
+    measure_transformed,
+    transform_network,
+)
 from laq.networks import Batch, Network, describe, load_network
 from laq.networks.transformers import describe_causal, is_causal_model
-from laq.quantizers import quantizer_of
 from laq.quantizers.common.apply import apply_plans
-from laq.quantizers.common.encoding import Encoding
 from laq.runtime.linear import rounding_activations
 from laq.runtime.replace import resident_bytes
-from laq.runtime.result import Result, archive_fixed_bytes
-from laq.sensitivity import SENSITIVITIES, Sensitivity, Subject
-from laq.sensitivity.common.mixes import calibrated, check_mixes
-from laq.transforms import Transformed, transformed, transforms_of
+from laq.runtime.result import Result
+from laq.transforms import transforms_of
 
 Source = str | Path | nn.Module | Network
 Data = str | Path | Iterable[Batch] | None
@@ -162,138 +160,6 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     measuring.check()
     made = transform_network(opened, stats, names, options)
     return measure_transformed(opened, made, names, options, measuring)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodingNames:
-    """How weights will be encoded, as plans say it.
-
-    Parameters
-    ----------
-    quantizer : str
-        Method that picks codes.
-    range : str
-        Method that chooses scales and zero points of integers.
-    group_size : int
-        32, 64 or 128 columns that share a scale.
-    scale_format : "log4", "log8" or "float16"
-        How scales are stored.
-    """
-
-    quantizer: str
-    range: str
-    group_size: int
-    scale_format: str
-
-    def encoding(self) -> Encoding:
-        """Return the method itself, and the rest."""
-        method = quantizer_of(self.quantizer, self.range)
-        return Encoding(method, self.group_size, ScaleFormat(self.scale_format))
-
-
-@dataclass(frozen=True, slots=True)
-class Measuring:
-    """What an error is said to cost; for the fields see `measure`."""
-
-    sensitivity: str = "fisher"
-    mixes: int = 0
-    batches: tuple[Batch, ...] = ()
-    seed: int = 0
-    formats: str = "all"
-    low_rank: int | str = 0
-
-    def check(self) -> None:
-        """Raise RequestError for what cannot go together, DataError without the batches that are needed."""
-        check_together(
-            formats=self.formats, low_rank=self.low_rank, sensitivity=self.sensitivity, mixes=self.mixes
-        )
-        if needs_held_out(self.sensitivity, self.mixes) and not self.batches:
-            raise DataError(
-                "mixes, and sensitivities that run the network, need data that the statistics did not see",
-                hint="pass them: batches=[...]",
-            )
-
-
-FISHER = Measuring()
-
-
-def transform_network(
-    network: Network, stats: Stats, names: tuple[str, ...], options: EncodingNames
-) -> Transformed:
-    """Return what is measured and quantized in place of `network`; see `laq.transforms`."""
-    return transformed(network, stats, names, options.encoding())
-
-
-def measure_transformed(
-    original: Network,
-    made: Transformed,
-    names: tuple[str, ...],
-    options: EncodingNames,
-    measuring: Measuring = FISHER,
-) -> Curves:
-    """Measure what transforms `names` made of a network; see `measure`."""
-    network, stats, scales = made.network, made.stats, ScaleFormat(options.scale_format)
-    products = PRODUCT_CODES if measuring.formats == PRODUCT else ()
-    subject = Subject(
-        network,
-        stats,
-        options.quantizer,
-        options.group_size,
-        scales,
-        measuring.batches,
-        measuring.seed,
-        options.range,
-        formats_of(measuring.formats),
-        (0,) if products else ranks_of(measuring.low_rank),
-        products,
-    )
-    measured = SENSITIVITIES.get(measuring.sensitivity)().measure(subject)
-    curves = Curves(
-        weights=measured.weights,
-        column_permutations=measured.column_permutations,
-        scale_format=scales,
-        quantizer=options.quantizer,
-        range=options.range,
-        fixed_bytes=archive_fixed_bytes(network, measured.weights, measured.column_permutations, scales),
-        original_bytes=original.original_bytes,
-        n_params=original.n_params,
-        source_hash=original.content_hash(),
-        data_hash=stats.data_hash,
-        transforms=names,
-        sensitivity=measuring.sensitivity,
-        alternatives=measured.alternatives,
-        low_rank=str(measuring.low_rank),
-    )
-    if not measuring.mixes:
-        return curves
-    n_mixes, seed = measuring.mixes, measuring.seed
-    return calibrated(
-        curves, network, stats, measuring.batches, n_mixes=n_mixes, seed=seed, formats=measuring.formats
-    )
-
-
-def check_measure(*, quantizer: str, range: str, sensitivity: str, mixes: int) -> type[Sensitivity]:
-    """Return the class of a sensitivity; raise RequestError for options that measuring would refuse."""
-    quantizer_of(quantizer, range)
-    if mixes:
-        check_mixes(mixes)
-    return SENSITIVITIES.get(sensitivity)
-
-
-def check_together(*, formats: str, low_rank: int | str, sensitivity: str, mixes: int) -> None:
-    """Raise RequestError for what cannot be measured together."""
-    formats_of(formats)
-    whole = formats == PRODUCT or any(ranks_of(low_rank))
-    if whole and (mixes or sensitivity != "fisher"):
-        raise RequestError(
-            "corrections and product codes are measured by fisher, without mixes",
-            hint="leave --sensitivity and --mixes away, or --low-rank and --format product",
-        )
-
-
-def needs_held_out(sensitivity: str, mixes: int) -> bool:
-    """Say whether measuring runs the network on data that the statistics must not have seen."""
-    return mixes > 0 or SENSITIVITIES.get(sensitivity).runs_network
 
 
 def allocate(  # noqa: PLR0913 - the options of a command, all by keyword

@@ -91,3 +91,6 @@ def test_unknown_sensitivity_and_too_few_mixes_are_refused_before_loading(laq, r
     absent = tmp_path / "absent"
     refused(laq("measure", absent, "-o", tmp_path / "m", "--sensitivity", "guess"), "guess")
     refused(laq("measure", absent, "-o", tmp_path / "m", "--mixes", "3"), "3 mixes")
+    both = ("--mixes", "8", "--low-rank", "4")
+    refused(laq("measure", absent, "-o", tmp_path / "m", *both), "by fisher, without mixes")
+    refused(laq("quantize", absent, "-o", tmp_path / "m", "--bpw", "4", *both), "by fisher, without mixes")

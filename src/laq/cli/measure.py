@@ -74,8 +74,9 @@ def measure(
         from laq.cli.loading import opened_network
         from laq.cli.paths import check_output, check_room
         from laq.core.storage import VALUE_FOLDER
+        from laq.measuring import check_measure, check_together, needs_held_out
         from laq.resources import check_resources
-        from laq.steps import calibrate, check_measure, needs_held_out, splits_of
+        from laq.steps import calibrate, splits_of
         from laq.steps import measure as run
 
         check_data(data)
@@ -85,6 +86,7 @@ def measure(
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
         check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
+        check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
         network = opened_network(model, keep=keep, quantizer=quantizer, range=range, transform=transform)
         # second moments of every input, and ten losses of four bytes for each tile of 512 weights or more
         check_room(output, sum(4 * w.shape[1] ** 2 for w in network.weights) + network.n_params // 8)

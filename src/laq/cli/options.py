@@ -154,10 +154,3 @@ def check_allocator(name: str) -> None:
     from laq.allocation import ALLOCATORS
 
     ALLOCATORS.get(name)
-
-
-def check_sensitivity(name: str) -> None:
-    """Raise RequestError, with those there are, if there is no such sensitivity."""
-    from laq.sensitivity import SENSITIVITIES
-
-    SENSITIVITIES.get(name)

@@ -36,7 +36,6 @@ from laq.cli.options import (
     check_formats,
     check_limits,
     check_low_rank,
-    check_sensitivity,
 )
 from laq.cli.output import running
 from laq.core.scheme import ScaleFormat
@@ -106,8 +105,12 @@ def quantize(
         check_data(data)
         check_low_rank(low_rank)
         check_allocator(allocator)
-        check_sensitivity(sensitivity)
         check_formats(formats)
+
+        from laq.measuring import check_measure, check_together
+
+        check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
+        check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
         names = {"quantizer": quantizer, "range": range, "transform": transform}
         network = _open(model, output, formats, keep=keep, names=names)
 
