@@ -155,11 +155,9 @@ def _open(model: str, output: Path, formats: str, *, keep: str | None, names: di
     from laq.cli.paths import check_output
     from laq.core.formats import check_range
     from laq.io.archive import ARCHIVE_FOLDER
-    from laq.ranges import RANGES
 
     check_output(output, ARCHIVE_FOLDER)
     range, quantizer = str(names["range"]), str(names["quantizer"])
-    RANGES.get(range)
     check_range(range, formats)
     return opened_network(model, keep=keep, quantizer=quantizer, range=range, transform=names["transform"])
 

@@ -10,7 +10,7 @@ from laq.core.packing import TAGS
 from laq.core.scheme import ScaleFormat
 from laq.kernels.reference import levels_of
 from laq.quantizers import Codes
-from laq.ranges.common.grid import decode_log_scales
+from laq.ranges.common.grid import decoded_scales
 
 
 def dequantize_columns(
@@ -42,6 +42,6 @@ def dequantize_columns(
     levels = levels_of(tiles, TAGS[choices.numpy()].ravel(), learned)
     columns_first = levels.reshape(n_groups, n_blocks, TILE_ROWS, group_size).transpose(0, 3, 1, 2)
     centred = torch.from_numpy(columns_first.astype(np.float32, order="C").reshape(n_groups, group_size, -1))
-    scales = decode_log_scales(codes.scales) if scale_format.is_log else codes.scales.float()
+    scales = decoded_scales(codes.scales, scale_format)
     centred.sub_(codes.zero_points[:, None]).mul_(scales[:, None])
     return centred.view(codes.codes.shape)

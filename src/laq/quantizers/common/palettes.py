@@ -22,7 +22,7 @@ from laq.core.scheme import ScaleFormat
 from laq.quantizers import Feedback
 from laq.quantizers.common.engines import engine_of
 from laq.quantizers.common.sorting import SortedWeight
-from laq.ranges.common.grid import decode_log_scales, scale_floor
+from laq.ranges.common.grid import decoded_scales, scale_floor
 from laq.ranges.mse import Mse
 
 LARGEST = 127.0
@@ -112,8 +112,7 @@ def _sums(
             scale_format=scale_format,
             palettes=palettes,
         )
-        is_log = scale_format.is_log
-        scales = (decode_log_scales(rounded.scales) if is_log else rounded.scales.float()).double()
+        scales = decoded_scales(rounded.scales, scale_format).double()
         weights = columns.double()[:, None] * sample.rows * scales
         codes = rounded.codes.flatten().long()
         numerator += torch.bincount(codes, (weights * block.double()).flatten(), palette.n_levels)

@@ -18,7 +18,7 @@ from laq.quantizers import Codes, Feedback
 from laq.quantizers.common.dequantize import dequantize_columns
 from laq.quantizers.common.engine import Engine
 from laq.quantizers.common.error_feedback import round_with_feedback
-from laq.ranges.common.grid import decode_log_scales
+from laq.ranges.common.grid import decoded_scales
 
 CHUNK_ROWS = 1024
 """Rows solved at a time: what one group of columns touches stays in the second-level cache."""
@@ -101,7 +101,7 @@ def learn_rounding(
     assert feedback.hessian is not None
     start = round_with_feedback(engine, weight, feedback, choices, scale_format=scale_format)
     tops = TOPS[choices.long()].repeat_interleave(TILE_ROWS, 1)
-    scales = decode_log_scales(start.scales) if scale_format.is_log else start.scales.float()
+    scales = decoded_scales(start.scales, scale_format)
     spacing = scales.masked_fill(tops == 0, 0)
     error = dequantize_columns(start, choices, scale_format, feedback.palettes).sub_(weight)
     codes = start.codes.clone()

@@ -118,6 +118,11 @@ def decode_log_scales(steps: torch.Tensor) -> torch.Tensor:
     return torch.ldexp(FACTORS[(whole - octave * LOG_STEPS).long()], octave)
 
 
+def decoded_scales(stored: torch.Tensor, scale_format: ScaleFormat) -> torch.Tensor:
+    """Return scales as float32 from how quantizers return them: log steps int16, or float16."""
+    return decode_log_scales(stored) if scale_format.is_log else stored.float()
+
+
 def stored_scales(
     exact: torch.Tensor, floor: torch.Tensor, scale_format: ScaleFormat, *, covering: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
