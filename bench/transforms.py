@@ -6,6 +6,7 @@ import time
 
 from common import linears, linears_only, parser, run, save
 
+from laq.core.scheme import stored_as
 from laq.measuring import EncodingNames, measure_transformed, transform_network
 from laq.transforms import TRANSFORMS, transforms_of
 
@@ -23,7 +24,7 @@ def main() -> None:
     network, splits, stats = linears(asked.text, asked.work, n_calibration=64)
     rows = []
     for quantizer in asked.quantizers:
-        options = EncodingNames(quantizer, "mse", 64, "log4")
+        options = EncodingNames(quantizer, "mse", stored_as("all"))
         for text in asked.transforms:
             start = time.perf_counter()
             names = transforms_of(text)

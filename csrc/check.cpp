@@ -12,7 +12,7 @@ bool has_shape(const laq_matrix &m) {
            (m.group_size == 32 || m.group_size == 64 || m.group_size == 128) && column_groups(m) <= 65536 &&
            m.n_tiles >= 0 && m.n_tiles < most && m.tile_starts != nullptr && m.row_offsets != nullptr &&
            m.zero_offsets != nullptr &&
-           is_scale_format(m.scale_format) &&
+           is_stored_format(m.scale_format) &&
            (m.n_tiles == 0 || (m.payload != nullptr && m.bits != nullptr && m.groups != nullptr &&
                                m.scales != nullptr && (m.zero_point_bytes == 0 || m.zero_points != nullptr)));
 }

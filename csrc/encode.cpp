@@ -57,7 +57,7 @@ int32_t check(const laq_source &source) {
     if (source.group_size != 32 && source.group_size != 64 && source.group_size != 128) return LAQ_BAD_SHAPE;
     if (source.n_rows < 0 || source.n_rows % kTileRows != 0 || source.stride < source.n_rows) return LAQ_BAD_SHAPE;
     if (source.n_columns < 0 || source.n_columns % source.group_size != 0) return LAQ_BAD_SHAPE;
-    if (!is_scale_format(source.scale_format)) return LAQ_BAD_ARGUMENT;
+    if (!is_searched_format(source.scale_format)) return LAQ_BAD_ARGUMENT;
     return std::all_of(source.formats, source.formats + source.n_formats, is_format) ? LAQ_OK : LAQ_BAD_ARGUMENT;
 }
 

@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or function below changes. */
-#define LAQ_ABI_VERSION 6
+#define LAQ_ABI_VERSION 7
 
 enum {
     LAQ_OK = 0,
@@ -34,7 +34,8 @@ enum {
 };
 
 enum { LAQ_FLOAT32 = 0, LAQ_BFLOAT16 = 1, LAQ_FLOAT16 = 2, LAQ_INT64 = 3, LAQ_BOOL = 4 }; /* the last two in steps only */
-enum { LAQ_SCALES_FLOAT16 = 0, LAQ_SCALES_LOG8 = 1, LAQ_SCALES_LOG4 = 2 };
+/* Powers of two are only searched: a packed matrix has them as LOG8. */
+enum { LAQ_SCALES_FLOAT16 = 0, LAQ_SCALES_LOG8 = 1, LAQ_SCALES_LOG4 = 2, LAQ_SCALES_E8M0 = 3 };
 
 /* A packed matrix. All pointers belong to the caller and are aligned to what they point to. */
 typedef struct {

@@ -100,12 +100,18 @@ LAQ_INLINE int zero_points_of(const Range &range, int n_levels, Rows (&zeros)[2]
     return both ? 2 : 1;
 }
 
+// The next log steps that can be stored; `pitch` is a power of two.
+LAQ_INLINE RowInts storable(RowInts steps, int pitch) { return (steps + (pitch - 1)) & -pitch; }
+
+// Where trying ends: scales that lie apart are tried from the one above the first to the one below the last.
+LAQ_INLINE int end_of_steps(const laq_format &format, int pitch) { return format.last_step + 2 * (pitch - 1); }
+
 // The scale that is tried 2 ** (step / 8) times smaller than the widest, or than the exact one.
 template <bool kLog>
-LAQ_INLINE void set_scale(RowInts widest, RowInts floor, Rows exact, int step, Grid &grid) {
+LAQ_INLINE void set_scale(RowInts widest, RowInts floor, Rows exact, int step, int pitch, Grid &grid) {
     float scales[kLanes];
     if constexpr (kLog) {
-        grid.stored = larger(widest - step, floor);
+        grid.stored = storable(larger(widest - step, floor), pitch);
         for (int i = 0; i < kLanes; i++) scales[i] = decoded_step(grid.stored[i]);
     } else {
         const Rows wanted = exact * decoded_step(-step);
@@ -127,7 +133,7 @@ LAQ_INLINE Grid absent(const Group &group) {
 
 // The scale and zero point of least error for each row.
 template <bool kLog>
-LAQ_INLINE Grid search(const Group &group, const Range &range, const laq_format &format) {
+LAQ_INLINE Grid search(const Group &group, const Range &range, const laq_format &format, int pitch) {
     if (format.n_levels <= 1) return absent(group);
     const Rows top = all_rows(static_cast<float>(format.n_levels - 1)), exact = range.span / top;
     const RowInts widest = smaller(larger(steps_up(exact), range.floor), range.floor + kMaxSpan);
@@ -135,9 +141,9 @@ LAQ_INLINE Grid search(const Group &group, const Range &range, const laq_format 
     const int n_zeros = zero_points_of(range, format.n_levels, zeros);
     Grid best = {};
     RowInts wins = ~RowInts{};  // the first always does
-    for (int step = format.first_step; step < format.last_step; step++) {
+    for (int step = format.first_step; step < end_of_steps(format, pitch); step += pitch) {
         Grid tried = {};
-        set_scale<kLog>(widest, range.floor, exact, step, tried);
+        set_scale<kLog>(widest, range.floor, exact, step, pitch, tried);
         const Rows inverse = 1.0f / tried.scales, squared = tried.scales * tried.scales;
         for (int i = 0; i < n_zeros; i++) {
             tried.error = rounding_error(group, inverse, zeros[i], top) * squared;
@@ -152,7 +158,9 @@ LAQ_INLINE Grid search(const Group &group, const Range &range, const laq_format 
 }
 
 LAQ_INLINE Grid search(const laq_source &source, const Group &group, const Range &range, const laq_format &format) {
-    return is_log(source.scale_format) ? search<true>(group, range, format) : search<false>(group, range, format);
+    const int pitch = scale_pitch(source.scale_format);
+    return is_log(source.scale_format) ? search<true>(group, range, format, pitch)
+                                       : search<false>(group, range, format, pitch);
 }
 
 // Give the error of column i to those after it, each its share.

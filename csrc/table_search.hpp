@@ -59,7 +59,8 @@ __attribute__((noinline)) Rows table_error(const Group &group, const Entries &en
 
 // The scale of least error for each row.
 template <bool kLog>
-LAQ_INLINE Grid search_table(const Group &group, RowInts floor, const Entries &entries, const laq_format &format) {
+LAQ_INLINE Grid search_table(const Group &group, RowInts floor, const Entries &entries, const laq_format &format,
+                             int pitch) {
     Rows largest = {};
     for (int i = 0; i < group.n; i++) largest = larger(largest, magnitude(load_rows(group.values + kTileRows * i)));
     const Rows exact = largest / entries.largest;
@@ -67,10 +68,10 @@ LAQ_INLINE Grid search_table(const Group &group, RowInts floor, const Entries &e
     const RowInts widest = smaller(larger(steps_up(exact), floor), top);
     Grid best = {};
     RowInts wins = ~RowInts{};  // the first always does
-    for (int step = format.first_step; step < format.last_step; step++) {
+    for (int step = format.first_step; step < end_of_steps(format, pitch); step += pitch) {
         Grid tried = {};
-        if constexpr (kLog) set_scale<true>(smaller(widest - step, top), floor, exact, 0, tried);
-        else set_scale<false>(widest, floor, exact, step, tried);
+        if constexpr (kLog) set_scale<true>(smaller(widest - step, top), floor, exact, 0, pitch, tried);
+        else set_scale<false>(widest, floor, exact, step, pitch, tried);
         tried.error = table_error(group, entries, 1.0f / tried.scales) * (tried.scales * tried.scales);
         if (step > format.first_step) wins = tried.error < best.error;
         best.scales = wins ? tried.scales : best.scales;
@@ -83,8 +84,9 @@ LAQ_INLINE Grid search_table(const Group &group, RowInts floor, const Entries &e
 
 LAQ_INLINE Grid search_table(const laq_source &source, const Group &group, RowInts floor, const Entries &entries,
                              const laq_format &format) {
-    return is_log(source.scale_format) ? search_table<true>(group, floor, entries, format)
-                                       : search_table<false>(group, floor, entries, format);
+    const int pitch = scale_pitch(source.scale_format);
+    return is_log(source.scale_format) ? search_table<true>(group, floor, entries, format, pitch)
+                                       : search_table<false>(group, floor, entries, format, pitch);
 }
 
 }  // namespace

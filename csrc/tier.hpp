@@ -46,8 +46,11 @@ constexpr int tile_bytes(int tag, int group_size) {
 // How scales are stored: bytes of the 16 of a tile.
 constexpr int kLog4Bytes = 1 + kTileRows / 2;
 constexpr int kLog4Span = 15;
-constexpr bool is_scale_format(int format) { return format >= LAQ_SCALES_FLOAT16 && format <= LAQ_SCALES_LOG4; }
+constexpr bool is_stored_format(int format) { return format >= LAQ_SCALES_FLOAT16 && format <= LAQ_SCALES_LOG4; }
+constexpr bool is_searched_format(int format) { return is_stored_format(format) || format == LAQ_SCALES_E8M0; }
 constexpr bool is_log(int scale_format) { return scale_format != LAQ_SCALES_FLOAT16; }
+// Log steps from one scale that can be stored to the next.
+constexpr int scale_pitch(int scale_format) { return scale_format == LAQ_SCALES_E8M0 ? 8 : 1; }
 constexpr int tile_scale_bytes(int scale_format) {
     return scale_format == LAQ_SCALES_LOG4 ? kLog4Bytes : scale_format == LAQ_SCALES_LOG8 ? kTileRows : 2 * kTileRows;
 }

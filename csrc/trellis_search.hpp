@@ -27,7 +27,8 @@ LAQ_INLINE Powers powers_of(const laq_source &source, const Group &group, const 
     r.floor = __builtin_convertvector(load_rows(floors), RowInts);
     r.widest = smaller(larger(steps_up(r.exact), r.floor), r.floor + kMaxSpan);
     if (is_log(source.scale_format)) {
-        for (int i = 0; i < kLanes; i++) r.reference[i] = decoded_step(r.widest[i]);
+        const RowInts steps = storable(r.widest, scale_pitch(source.scale_format));
+        for (int i = 0; i < kLanes; i++) r.reference[i] = decoded_step(steps[i]);
     } else {
         r.reference = larger(r.exact, all_rows(0x1p-24f));
     }
@@ -46,18 +47,18 @@ LAQ_INLINE Powers powers_of(const laq_source &source, const Group &group, const 
 
 // The scale of least predicted error for each row: a s^2 + c v^4 / s^2 + d v^6 / s^4 for a value v.
 template <bool kLog>
-LAQ_INLINE Grid predict(const Powers &powers, const laq_format &format) {
+LAQ_INLINE Grid predict(const Powers &powers, const laq_format &format, int pitch) {
     const RowInts top = powers.floor + kMaxSpan;
     const Rows constant = format.terms[0] * powers.zeroth, fourth = format.terms[1] * powers.fourth;
     const Rows sixth = format.terms[2] * powers.sixth;
     Grid best = {};
     RowInts wins = ~RowInts{};  // the first always does
-    for (int step = format.first_step; step < format.last_step; step++) {
+    for (int step = format.first_step; step < end_of_steps(format, pitch); step += pitch) {
         Grid tried = {};
         if constexpr (kLog) {
-            set_scale<true>(smaller(powers.widest - step, top), powers.floor, powers.exact, 0, tried);
+            set_scale<true>(smaller(powers.widest - step, top), powers.floor, powers.exact, 0, pitch, tried);
         } else {
-            set_scale<false>(powers.widest, powers.floor, powers.reference, step, tried);
+            set_scale<false>(powers.widest, powers.floor, powers.reference, step, pitch, tried);
         }
         Rows ratio = tried.scales / powers.reference;
         ratio = ratio * ratio;
@@ -74,7 +75,8 @@ LAQ_INLINE Grid predict(const Powers &powers, const laq_format &format) {
 }
 
 LAQ_INLINE Grid predict(const laq_source &source, const Powers &powers, const laq_format &format) {
-    return is_log(source.scale_format) ? predict<true>(powers, format) : predict<false>(powers, format);
+    const int pitch = scale_pitch(source.scale_format);
+    return is_log(source.scale_format) ? predict<true>(powers, format, pitch) : predict<false>(powers, format, pitch);
 }
 
 // The least cost of each state over the oldest codes that lead to it, and the first such code; tried[code][state].

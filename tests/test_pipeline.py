@@ -292,3 +292,20 @@ def test_transforms_of_a_module_given_by_hand_are_refused():
     data = [(torch.randn(64, 64),) for _ in range(6)]
     with pytest.raises(NetworkError, match="leave --transform away"):
         laq.quantize(module, bpw=16.0, data=data, transform="awq")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale_format": "log9"}, "unknown scale_format 'log9'"),
+        ({"group_size": 48}, "unknown group_size 48"),
+        ({"formats": "mxfp4", "group_size": 64}, "mxfp4 has scales e8m0 in groups of 32"),
+    ],
+)
+def test_unknown_ways_to_store_are_refused_by_every_step(options, message):
+    module, data = nn.Sequential(nn.Linear(64, 32)), [(torch.randn(4, 64),) for _ in range(3)]
+    with pytest.raises(RequestError, match=message):
+        laq.quantize(module, bpw=8, data=data, **options)
+    stats = laq.calibrate(module, data)
+    with pytest.raises(RequestError, match=message):
+        laq.measure(module, stats, **options)

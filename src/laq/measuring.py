@@ -9,7 +9,7 @@ from laq.core.errors import DataError, RequestError
 from laq.core.formats import PRODUCT, formats_of
 from laq.core.low_rank import ranks_of
 from laq.core.product import PRODUCT_CODES
-from laq.core.scheme import ScaleFormat
+from laq.core.scheme import StoredAs
 from laq.core.stats import Stats
 from laq.networks import Batch, Network
 from laq.quantizers import quantizer_of
@@ -30,21 +30,18 @@ class EncodingNames:
         Method that picks codes.
     range : str
         Method that chooses scales and zero points of integers.
-    group_size : int
-        32, 64 or 128 columns that share a scale.
-    scale_format : "log4", "log8" or "float16"
-        How scales are stored.
+    stored : StoredAs
+        Group size and scale format.
     """
 
     quantizer: str
     range: str
-    group_size: int
-    scale_format: str
+    stored: StoredAs
 
     def encoding(self) -> Encoding:
         """Return the method itself, and the rest."""
         method = quantizer_of(self.quantizer, self.range)
-        return Encoding(method, self.group_size, ScaleFormat(self.scale_format))
+        return Encoding(method, self.stored.group_size, self.stored.scale_format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +85,13 @@ def measure_transformed(
     measuring: Measuring = FISHER,
 ) -> Curves:
     """Measure what transforms `names` made of a network; see `laq.steps.measure`."""
-    network, stats, scales = made.network, made.stats, ScaleFormat(options.scale_format)
+    network, stats, scales = made.network, made.stats, options.stored.scale_format
     products = PRODUCT_CODES if measuring.formats == PRODUCT else ()
     subject = Subject(
         network,
         stats,
         options.quantizer,
-        options.group_size,
+        options.stored.group_size,
         scales,
         measuring.batches,
         measuring.seed,

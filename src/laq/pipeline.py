@@ -17,8 +17,8 @@ from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.errors import BudgetError, RequestError
 from laq.core.formats import check_range
-from laq.core.groups import GROUP_SIZES, TileGrid
-from laq.core.scheme import ScaleFormat
+from laq.core.groups import TileGrid
+from laq.core.scheme import StoredAs, stored_as
 from laq.core.stats import Stats
 from laq.measuring import (
     EncodingNames,
@@ -59,8 +59,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     formats: str = "all",
     quantizer: str = "gptq",
     range: str = "mse",
-    group_size: int = 64,
-    scale_format: str = "log4",
+    group_size: int | None = None,
+    scale_format: str | None = None,
     transform: str | None = None,
     low_rank: int | str = 0,
     keep: str | None = None,
@@ -89,17 +89,17 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Method that spends bytes over units, see `laq methods`.
     formats : str
         Families of number formats that tiles may take, see docs/METHODS.md: "all" (integers and trellises),
-        "integer", "trellis", "palette", "nf4", "fp4", "ternary", "binary"; with commas between several. Or
-        "product": whole weights in product codes.
+        "integer", "trellis", "palette", "nf4", "fp4", "mxfp4", "ternary", "binary"; with commas between
+        several. Or "product": whole weights in product codes.
     quantizer : str
         Method that picks codes, see `laq methods`.
     range : str
         Method that chooses scales and zero points of integers, see `laq methods`; others than "mse" with
         formats="integer".
-    group_size : int
-        32, 64 or 128 columns that share a scale.
-    scale_format : "log4", "log8" or "float16"
-        How scales are stored.
+    group_size : int, optional
+        32, 64 or 128 columns that share a scale; 64 if not given, 32 with mxfp4.
+    scale_format : "log4", "log8", "float16" or "e8m0", optional
+        How scales are stored; log4 if not given, e8m0 with mxfp4.
     transform : str, optional
         Methods that the network goes through first, such as "column_norm,awq"; see `laq methods`.
     low_rank : int or "auto"
@@ -128,15 +128,16 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         If the request cannot be met; before the slow work where that can be known.
     """
     _check_limits(bpw, size, max_kl)
-    _check_options(unit, group_size, scale_format, control)
+    _check_options(unit, control)
+    stored = stored_as(formats, group_size=group_size, scale_format=scale_format)
     check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
     check_range(range, formats)
     check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
-    names, options = transforms_of(transform), EncodingNames(quantizer, range, group_size, scale_format)
+    names, options = transforms_of(transform), EncodingNames(quantizer, range, stored)
     network = open_network(source, keep=keep)
     if names:
         check_transformable(network)
-    grids = [TileGrid(*weight.shape, group_size) for weight in network.weights]
+    grids = [TileGrid(*weight.shape, stored.group_size) for weight in network.weights]
     ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
     splits = splits_of(network, data, tokens=tokens, seed=seed)
@@ -189,18 +190,11 @@ def _check_limits(bpw: object, size: object, max_kl: float | None) -> None:
         raise RequestError(f"max_kl {max_kl} is not a positive number", hint=NUMBERS["max_kl"])
 
 
-def _check_options(unit: str, group_size: int, scale_format: str, control: str | None) -> None:
+def _check_options(unit: str, control: str | None) -> None:
     """Refuse what the steps would refuse after the slow work."""
     unit_of(unit)
-    known = {
-        "group_size": GROUP_SIZES,
-        "scale_format": [s.value for s in ScaleFormat],
-        "control": ["permuted", None],
-    }
-    for name, value in (("group_size", group_size), ("scale_format", scale_format), ("control", control)):
-        if value not in known[name]:
-            choices = ", ".join(str(choice) for choice in known[name])
-            raise RequestError(f"unknown {name} {value!r}", hint=f"choose one of: {choices}")
+    if control not in ("permuted", None):
+        raise RequestError(f"unknown control {control!r}", hint="choose one of: permuted, None")
 
 
 def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
@@ -214,9 +208,16 @@ def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
 def _check_same(curves: Curves, options: EncodingNames, others: tuple[tuple[str, ...], str, str]) -> None:
     """Refuse settings that differ from those a measurement was made with."""
     group_size = curves.weights[0].grid.group_size
-    own = EncodingNames(curves.quantizer, curves.range, group_size, curves.scale_format.value)
+    own = EncodingNames(curves.quantizer, curves.range, StoredAs(group_size, curves.scale_format))
     found, asked = (
-        (one.quantizer, one.range, one.group_size, one.scale_format, ",".join(names) or "none", *rest)
+        (
+            one.quantizer,
+            one.range,
+            one.stored.group_size,
+            one.stored.scale_format.value,
+            ",".join(names) or "none",
+            *rest,
+        )
         for one, (names, *rest) in (
             (own, (curves.transforms, curves.sensitivity, curves.low_rank)),
             (options, others),

@@ -16,6 +16,7 @@ from laq.core.curve import Curves
 from laq.core.errors import DataError, RequestError
 from laq.core.plan import Plan
 from laq.core.record import Record
+from laq.core.scheme import StoredAs, stored_as
 from laq.core.stats import Stats
 from laq.core.target import Unit
 from laq.evaluation.divergence import compare
@@ -104,8 +105,8 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     *,
     quantizer: str = "gptq",
     range: str = "mse",
-    group_size: int = 64,
-    scale_format: str = "log4",
+    group_size: int | None = None,
+    scale_format: str | None = None,
     transform: str | None = None,
     sensitivity: str = "fisher",
     mixes: int = 0,
@@ -126,10 +127,10 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
         Method whose error is measured.
     range : str
         Method that chooses scales and zero points of integers, see `laq methods`.
-    group_size : int
-        32, 64 or 128 columns that share a scale.
-    scale_format : "log4", "log8" or "float16"
-        How scales are stored.
+    group_size : int, optional
+        32, 64 or 128 columns that share a scale; 64 if not given, 32 with mxfp4.
+    scale_format : "log4", "log8", "float16" or "e8m0", optional
+        How scales are stored; log4 if not given, e8m0 with mxfp4.
     transform : str, optional
         Methods that the network goes through first, such as "column_norm,awq"; see `laq methods`.
     sensitivity : str
@@ -149,12 +150,13 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     Raises
     ------
     RequestError
-        If there is no such method, or too few mixes.
+        If there is no such method, group size or scale format, they do not go together, or mixes are too few.
     DataError
         If batches are needed and there are none.
     """
     opened, names = open_network(network), transforms_of(transform)
-    options = EncodingNames(quantizer, range, group_size, scale_format)
+    stored = stored_as(formats, group_size=group_size, scale_format=scale_format)
+    options = EncodingNames(quantizer, range, stored)
     measuring = Measuring(sensitivity, mixes, tuple(batches), seed, formats, low_rank)
     check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
     measuring.check()
@@ -218,9 +220,8 @@ def apply(network: Source, plan: Plan, stats: Stats) -> Result:
     """
     opened = open_network(network)
     opened.check_same(plan.source_hash, (weight.name for weight in plan.weights))
-    options = EncodingNames(
-        plan.quantizer, plan.range, plan.weights[0].grid.group_size, plan.scale_format.value
-    )
+    stored = StoredAs(plan.weights[0].grid.group_size, plan.scale_format)
+    options = EncodingNames(plan.quantizer, plan.range, stored)
     made = transform_network(opened, stats, plan.transforms, options)
     return apply_all(made.network, [plan], made.stats)[0]
 

@@ -1,4 +1,5 @@
 from laq.allocation import ALLOCATORS
+from laq.core.scheme import ScaleFormat
 from laq.quantizers import QUANTIZERS
 from laq.ranges import RANGES
 from laq.sensitivity import SENSITIVITIES
@@ -9,7 +10,8 @@ def test_every_method_is_listed_with_its_status(laq_well):
     rows = laq_well("methods", "--json").content["methods"]
     names = {(row["kind"], row["name"]) for row in rows}
     registries = (QUANTIZERS, RANGES, TRANSFORMS, SENSITIVITIES, ALLOCATORS)
-    assert names == {(registry.kind, name) for registry in registries for name in registry.names()}
+    expected = {(registry.kind, name) for registry in registries for name in registry.names()}
+    assert names == expected | {("scale format", one.value) for one in ScaleFormat}
     assert {row["status"] for row in rows} <= {"stable", "experimental"}
 
 

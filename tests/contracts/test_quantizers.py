@@ -186,7 +186,8 @@ def test_a_trellis_loses_less_than_integers_of_its_width(name, group_size, scale
         )
         for choice in (CANDIDATES.index(TRELLISES[bits]), [INT1, INT2, INT3, INT4][bits - 1])
     ]
-    assert losses[0] < (1.0 if group_size == 32 else 0.9) * losses[1]
+    far_apart = scale_format is ScaleFormat.E8M0  # scales that errors were not fitted for
+    assert losses[0] < (1.0 if group_size == 32 or far_apart else 0.9) * losses[1]
 
 
 @every_method

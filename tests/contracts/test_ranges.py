@@ -104,7 +104,8 @@ def test_no_error_is_larger_than_the_row_reaches(name, form, scale_format):
     block = block_of()
     error = (rounded(block, searched(name, block, form.n_levels, scale_format), form.n_levels) - block).abs()
     span = block.amax(0).clamp(min=0) - block.amin(0).clamp(max=0)
-    assert (error <= 1.1 * span + 1e-6 * float(block.abs().amax())).all()
+    from_one_scale_to_the_next = 2 ** (scale_format.pitch / 8)
+    assert (error <= 1.01 * from_one_scale_to_the_next * span + 1e-6 * float(block.abs().amax())).all()
 
 
 @every_method

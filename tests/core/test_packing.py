@@ -133,6 +133,27 @@ def test_scales_that_are_not_finite_are_refused(packed, value):
         check_packed(sound, name="w")
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (255, "not numbers"),
+        (86, "2 \\*\\* -40"),
+        (158, "2 \\*\\* 30"),
+        (0, "outside of"),
+        (95, "more than 31 octaves"),
+    ],
+)
+def test_powers_of_two_that_are_none_or_out_of_reach_are_refused(packed, code, message):
+    scales = np.full((3, 16), 127, np.uint8)
+    sound = replace(packed, scale_format=ScaleFormat.E8M0, scales=scales, scale_base=None)
+    scales[0, 5] = 96  # 31 below the others of its row block, as far as they may
+    scales[2] = 87  # another row block
+    check_packed(sound, name="w")
+    scales[1, 2] = code
+    with pytest.raises(FormatError, match=message):
+        check_packed(sound, name="w")
+
+
 def test_falling_offsets_are_refused(packed):
     grid = TileGrid(48, 90, 32)
     falling = replace(packed, grid=grid, row_permutation=None, row_offsets=u64(0, 64 * 6, 64 * 4))

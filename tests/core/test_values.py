@@ -138,7 +138,9 @@ def test_schemes_count_every_byte(scale_format, group_size):
         b = candidate.code_bits
         zero_points = 16 * b / 8 if isinstance(candidate, Integer) else 0
         codes = TRITS_BYTES[group_size] if candidate.name == "trits" else 16 * group_size * b / 8
-        scales = {ScaleFormat.LOG8: 16, ScaleFormat.LOG4: 9, ScaleFormat.FLOAT16: 32}[scale_format]
+        scales = {ScaleFormat.LOG8: 16, ScaleFormat.LOG4: 9, ScaleFormat.FLOAT16: 32, ScaleFormat.E8M0: 16}[
+            scale_format
+        ]
         expected = codes + scales + zero_points + 3 if b else 0
         assert scheme.tile_bytes == expected
 

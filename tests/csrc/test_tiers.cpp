@@ -279,7 +279,7 @@ int main() {
             if ((tag >= 1 && tag <= 8) || tag == 82) compare_packing(count, group_size, tag);
             if (tag > 16) compare_levels(count, group_size, tag);
         }
-        for (int scale_format = 0; scale_format < 3; scale_format++) compare_rounding(count, group_size, scale_format);
+        for (int scale_format = 0; scale_format <= LAQ_SCALES_E8M0; scale_format++) compare_rounding(count, group_size, scale_format);
     }
     printf("%d results of %s and the tiers before it, %d differ from the scalar ones\n", count.compared,
            laq_current_tier(), count.wrong);

@@ -29,6 +29,7 @@ GOLDEN = json.loads((Path(__file__).parent / "brick_v1.json").read_text())
 TABLE = json.loads((Path(__file__).parent / "table_v3.json").read_text())
 TRELLIS = json.loads((Path(__file__).parent / "trellis_v2.json").read_text())
 LOG4 = json.loads((Path(__file__).parent / "log4_v3.json").read_text())
+E8M0 = json.loads((Path(__file__).parent / "e8m0_v4.json").read_text())
 INTEGERS = list(range(9))
 TRELLISES = [9, 10, 11, 12, 13, 14, 0, 5, 8]
 """Choices of version 2: every trellis once, and with them an absent tile and two of integers."""
@@ -39,6 +40,7 @@ TABLES = [15, 16, 17, 18, 19, 20, 0, 5, 10]
 STORED = [("log8", GOLDEN, INTEGERS), ("float16", GOLDEN, INTEGERS), ("log8", TRELLIS, TRELLISES)]
 STORED += [("float16", TRELLIS, TRELLISES), ("log8", TABLE, TABLES), ("float16", TABLE, TABLES)]
 STORED += [("log4", LOG4, TRELLISES), ("log4", TABLE, TABLES)]
+STORED += [("e8m0", E8M0, TABLES)]
 every_matrix = pytest.mark.parametrize(("name", "golden", "formats"), STORED)
 FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
 
@@ -63,6 +65,8 @@ def matrix(scale_format, formats):
     steps = (5 * row + 11 * g) % 40 - 60
     if scale_format is ScaleFormat.LOG4:
         steps = (5 * row) % 16 + 11 * g - 60
+    if scale_format is ScaleFormat.E8M0:
+        steps = 8 * ((5 * row) % 16 + g - 20)
     scales = steps.astype(np.int16) if scale_format.is_log else np.ldexp(1 + row / 32, -g).astype(np.float16)
     return QTensor(
         grid=grid,

@@ -65,6 +65,9 @@ def sound_weight(name, scale_format, generator):
     elif scale_format is ScaleFormat.LOG4:
         scales = generator.integers(0, 241, (len(packed.scales), 9)).astype(np.uint8)
         packed = replace(packed, scale_format=scale_format, scales=scales)
+    elif scale_format is ScaleFormat.E8M0:
+        scales = generator.integers(110, 142, packed.scales.shape).astype(np.uint8)
+        packed = replace(packed, scale_format=scale_format, scales=scales, scale_base=None)
     return replace(packed, column_permutation=None) if name == "embedding" else packed
 
 
@@ -161,7 +164,7 @@ def change_text(content, generator):
     kind = generator.integers(4)
     weight = content["weights"][generator.integers(3)]
     if kind == 0:
-        content["scale_format"] = generator.choice(["log8", "float16"]).item()
+        content["scale_format"] = generator.choice(["log8", "float16", "e8m0"]).item()
     elif kind == 1:
         weight["dtype"] = generator.choice(["float16", "int8", "float64", "nothing", "Tensor"]).item()
     elif kind == 2:

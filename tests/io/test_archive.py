@@ -36,7 +36,7 @@ def quantized(scale_format="log8", **options):
     )
 
 
-@pytest.fixture(scope="module", params=["log8", "float16"])
+@pytest.fixture(scope="module", params=["log8", "float16", "e8m0"])
 def result(request):
     return quantized(request.param)
 
@@ -119,6 +119,8 @@ def test_every_tensor_is_aligned_to_its_elements(tmp_path):
         ("integer,palette", "log8", 3),
         ("integer", "log4", 3),
         ("trellis", "log4", 3),
+        ("integer", "e8m0", 4),
+        ("mxfp4", None, 4),
     ],
 )
 def test_archives_say_the_first_version_whose_readers_know_their_bytes(
@@ -128,7 +130,7 @@ def test_archives_say_the_first_version_whose_readers_know_their_bytes(
     data = [torch.randn(40, 256, generator=torch.Generator().manual_seed(i)) for i in range(6)]
     result = laq.quantize(
         module,
-        bpw=6.5 if version == 3 else 8,
+        bpw=6.5 if version > 2 else 8,
         data=data,
         formats=formats,
         scale_format=scale_format,
@@ -137,7 +139,8 @@ def test_archives_say_the_first_version_whose_readers_know_their_bytes(
     folder = result.save(tmp_path / "out")
     assert json.loads((folder / MANIFEST).read_text())["version"] == version
     highest = max(tag for packed in result.packed.values() for tag in packed.bits.tolist())
-    assert version == max(1 + (highest > 16) + (highest > 32), 3 if scale_format == "log4" else 1)
+    of_scales = {"log4": 3, "log8": 1}.get(scale_format, 4)
+    assert version == max(1 + (highest > 16) + (highest > 32), of_scales)
     learned = any(packed.palettes is not None for packed in result.packed.values())
     assert learned == ("palette" in formats)
     inputs = torch.randn(3, 256)
@@ -158,20 +161,20 @@ def test_manifest_says_what_is_in_the_archive(result, folder):
 
 
 def test_tensor_types_are_those_of_the_format(result, folder):
-    log = result.plan.scale_format.is_log
+    scales = result.plan.scale_format
     types = {name.rpartition(".")[2]: entry.dtype for name, entry in read_header(shard_of(folder)).items()}
     expected = {
         "payload": "U8",
         "bits": "U8",
         "groups": "U16",
-        "scales": "U8" if log else "F16",
+        "scales": "U8" if scales.is_log else "F16",
         "zero_points": "U8",
         "row_offsets": "U64",
         "row_permutation": "U16",
         "column_permutation": "U16",
         "bias": "F32",
     }
-    assert types == expected | ({"scale_base": "F16"} if log else {})
+    assert types == expected | ({"scale_base": "F16"} if scales.has_base else {})
 
 
 @pytest.fixture
@@ -249,9 +252,9 @@ def test_archive_of_a_module_needs_one(folder):
 
 def test_later_version_is_refused_with_the_way_out(copied):
     content = json.loads((copied / MANIFEST).read_text())
-    (copied / MANIFEST).write_text(json.dumps(content | {"version": 4}))
+    (copied / MANIFEST).write_text(json.dumps(content | {"version": 5}))
     with pytest.raises(
-        FormatError, match="archive version 4, this laq reads up to 3\nhint: install a newer laq"
+        FormatError, match="archive version 5, this laq reads up to 4\nhint: install a newer laq"
     ):
         open_archive(copied)
 

@@ -43,6 +43,8 @@ def _random_qtensor(
     elif scale_format is ScaleFormat.LOG4:
         of_tiles = generator.integers(-100, 5, (grid.n_row_blocks, grid.n_groups)).repeat(TILE_ROWS, 0)
         scales = (of_tiles + generator.integers(0, LOG4_SPAN + 1, per_group)).astype(np.int16)
+    elif scale_format is ScaleFormat.E8M0:
+        scales = 8 * generator.integers(-20, 10, per_group).astype(np.int16)
     else:
         scales = np.exp2(generator.uniform(-14, 3, per_group)).astype(np.float16)
     rows = generator.permutation(grid.n_rows).astype(index_dtype(grid.n_rows)) if sorts_rows else None

@@ -14,6 +14,7 @@ from laq.core.packing import tile_row_blocks, zero_point_offsets
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
 from laq.kernels.reference import dequantize, pack
+from laq.kernels.scales import expanded
 
 LIBRARY = native.library()
 pytestmark = [
@@ -67,7 +68,8 @@ class Held:
 @pytest.fixture
 def held(random_qtensor):
     def make(shape=(200, 173), group_size=64, *, sorts=True, **options):
-        return Held(pack(random_qtensor(shape, group_size, sorts_rows=sorts, sorts_columns=sorts, **options)))
+        tensor = random_qtensor(shape, group_size, sorts_rows=sorts, sorts_columns=sorts, **options)
+        return Held(expanded(pack(tensor)))
 
     return make
 

@@ -18,11 +18,10 @@ from laq.kernels.reference import (
     pack,
     pack_bricks,
     stored_order,
-    stored_scales,
     unpack_bricks,
     unpack_tiles,
-    unpack_zero_points,
 )
+from laq.kernels.scales import stored_scales, unpack_zero_points
 
 SHAPES = [(1, 1), (1, 200), (16, 64), (17, 129), (16, 31), (33, 300)]
 INT4 = 5

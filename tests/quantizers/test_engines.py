@@ -277,7 +277,7 @@ def source(**changes):
         {"n_rows": 17},
         {"n_columns": 96},
         {"stride": 8},
-        {"scale_format": 3},
+        {"scale_format": 4},
         {"formats": native.formats([native.Format(4, 0, 0, 5)])},
         {"formats": native.formats([native.Format(8, 257, 0, 5)])},
         {"formats": native.formats([native.Format(4, 16, 5, 5)])},
@@ -306,3 +306,18 @@ def test_format_out_of_range_is_refused():
     places = dict.fromkeys(("codes", "scales", "zero_points", "errors"), out.data_ptr())
     with pytest.raises(RequestError):
         LIBRARY.round(asked, native.Rounding(choices=choices.data_ptr(), factor=None, **places))
+
+
+@pytest.mark.parametrize("name", ["nf4", "fp4", "trits"])
+def test_no_power_of_two_leaves_less_than_the_one_chosen_for_a_table(name):
+    (index,) = (i for i, candidate in enumerate(CANDIDATES) if candidate.name == name)
+    matrix = torch.randn(64, 320, generator=torch.Generator().manual_seed(0))
+    weights = torch.rand(64, generator=torch.Generator().manual_seed(1)) + 0.1
+    options = {"group_size": 64, "floor": scale_floor(matrix), "scale_format": ScaleFormat.E8M0}
+    found = engine_of(Mse()).errors(matrix, weights, **options)[index, 0]
+    entries = torch.tensor(CANDIDATES[index].levels, dtype=torch.float32)
+    left = []
+    for octave in range(-12, 6):
+        distance = (matrix[..., None] - entries * 2.0**octave).abs().amin(-1)
+        left.append(weights @ distance.square())
+    torch.testing.assert_close(found, torch.stack(left).amin(0))

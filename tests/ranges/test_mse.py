@@ -1,5 +1,7 @@
 """The search returns a grid that can be stored, with the error that it truly leaves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +16,7 @@ from laq.ranges.common.grid import (
     MIN_LOG_SCALE,
     decode_log_scales,
     scale_floor,
+    zero_point_bounds,
 )
 from laq.ranges.mse import Mse
 
@@ -51,6 +54,30 @@ def test_scales_are_what_is_stored(scale_format, n_levels):
     block = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
     grid = search(block, n_levels, torch.ones(32), scale_format=scale_format)
     assert torch.equal(torch.from_numpy(decode_scales(grid.stored.numpy(), scale_format)), grid.scales)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    n_levels=st.sampled_from(LEVELS[2:]),
+    exponent=st.integers(-12, 12),
+    offset=st.sampled_from([0.0, 0.5, -2.0]),
+)
+def test_no_power_of_two_leaves_less_than_the_one_chosen(seed, n_levels, exponent, offset):
+    generator = torch.Generator().manual_seed(seed)
+    block = (torch.randn(64, 16, generator=generator) + offset) * 2.0**exponent
+    weights = torch.rand(64, generator=generator) + 0.1
+    grid = search(block, n_levels, weights, scale_format=ScaleFormat.E8M0)
+    assert (grid.stored % 8 == 0).all()
+    low, high = block.amin(0).clamp(max=0), block.amax(0).clamp(min=0)
+    exact = -low / (high - low) * (n_levels - 1)
+    step, lowest, highest = zero_point_bounds(n_levels)
+    around = [exact / step] if n_levels > 8 else [(exact / step).floor(), (exact / step).floor() + 1]
+    for zero in around:
+        zeros = (zero.round() * step).clamp(lowest, highest)
+        for octave in range(exponent - 10, exponent + 6):
+            tried = replace(grid, scales=torch.full_like(low, 2.0**octave), zero_points=zeros)
+            left = weights @ (rounded(block, tried, n_levels) - block).square()
+            assert (grid.error <= 1.001 * left).all()
 
 
 @pytest.mark.parametrize("n_levels", LEVELS)

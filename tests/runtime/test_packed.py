@@ -36,7 +36,7 @@ def packed(request, packed_random):
 
 
 def test_state_dict_holds_the_packed_bytes_alone(packed):
-    expected = KEYS if packed.scale_base is not None else KEYS - {"scale_base"}
+    expected = KEYS if packed.scale_format.is_log else KEYS - {"scale_base"}
     assert set(PackedWeight(packed).state_dict()) == expected
 
 

@@ -16,7 +16,6 @@ from laq.cli.options import (
     Debug,
     FormatNames,
     Group,
-    GroupSize,
     Keep,
     LowRank,
     Mixes,
@@ -24,6 +23,7 @@ from laq.cli.options import (
     QuantizerName,
     Quiet,
     RangeName,
+    Scales,
     Seed,
     SensitivityName,
     Tokens,
@@ -31,9 +31,9 @@ from laq.cli.options import (
     check_data,
     check_formats,
     check_low_rank,
+    stored_options,
 )
 from laq.cli.output import running
-from laq.core.scheme import ScaleFormat
 
 if TYPE_CHECKING:
     from laq.core.curve import Curves
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 Out = Annotated[
     Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write `stats` and `curves` into.")
 ]
-Scales = Annotated[ScaleFormat, typer.Option("--scale-format", help="How scales are stored.")]
 
 
 def measure(
@@ -50,8 +49,8 @@ def measure(
     output: Out,
     quantizer: QuantizerName = "gptq",
     range: RangeName = "mse",
-    group_size: Group = GroupSize.G64,
-    scale_format: Scales = ScaleFormat.LOG4,
+    group_size: Group = None,
+    scale_format: Scales = None,
     transform: TransformNames = None,
     sensitivity: SensitivityName = "fisher",
     mixes: Mixes = 0,
@@ -82,6 +81,7 @@ def measure(
         check_data(data)
         check_formats(formats)
         check_low_rank(low_rank)
+        stored = stored_options(formats, group_size, scale_format)
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
@@ -100,8 +100,7 @@ def measure(
             stats,
             quantizer=quantizer,
             range=range,
-            group_size=int(group_size.value),
-            scale_format=scale_format.value,
+            **stored,
             transform=transform,
             sensitivity=sensitivity,
             mixes=mixes,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from laq.core.budget import parse_size
 from laq.core.errors import BudgetError, DataError, RequestError
+from laq.core.formats import FAMILIES, formats_of
+from laq.core.scheme import ScaleFormat, stored_as
 
 
 class GroupSize(Enum):
@@ -83,7 +85,14 @@ Mixes = Annotated[
         "32 are a good number.",
     ),
 ]
-Group = Annotated[GroupSize, typer.Option("--group-size", help="Columns that share a scale.")]
+Group = Annotated[
+    GroupSize | None,
+    typer.Option("--group-size", help="Columns that share a scale; 64 if not given, 32 with mxfp4."),
+]
+Scales = Annotated[
+    ScaleFormat | None,
+    typer.Option("--scale-format", help="How scales are stored; log4 if not given, e8m0 with mxfp4."),
+]
 AllocatorName = Annotated[
     str, typer.Option("--allocator", help="How bytes are spent over units, see `laq methods`.")
 ]
@@ -91,8 +100,8 @@ FormatNames = Annotated[
     str,
     typer.Option(
         "--format",
-        help="Number formats that tiles may take: all, integer, trellis, palette, nf4, fp4, ternary, binary, "
-        "product; several with commas, but product, for whole weights, alone.",
+        help=f"Number formats that tiles may take: {', '.join(FAMILIES)}; "
+        "several with commas, but product, for whole weights, alone.",
     ),
 ]
 LowRank = Annotated[
@@ -137,9 +146,19 @@ def check_limits(*, bpw: float | None, size: str | None, max_kl: float | None = 
 
 def check_formats(families: str) -> None:
     """Raise RequestError, with those there are, if a family of formats is unknown."""
-    from laq.core.formats import formats_of
-
     formats_of(families)
+
+
+def stored_options(
+    formats: str, group_size: GroupSize | None, scale_format: ScaleFormat | None
+) -> dict[str, Any]:
+    """Return how tiles are stored as arguments of the API; RequestError for what does not go together."""
+    found = stored_as(
+        formats,
+        group_size=None if group_size is None else int(group_size.value),
+        scale_format=None if scale_format is None else scale_format.value,
+    )
+    return {"group_size": found.group_size, "scale_format": found.scale_format.value}
 
 
 def check_low_rank(text: str) -> None:

@@ -18,7 +18,6 @@ from laq.cli.options import (
     Debug,
     FormatNames,
     Group,
-    GroupSize,
     Keep,
     LowRank,
     Mixes,
@@ -26,6 +25,7 @@ from laq.cli.options import (
     QuantizerName,
     Quiet,
     RangeName,
+    Scales,
     Seed,
     SensitivityName,
     Size,
@@ -36,9 +36,9 @@ from laq.cli.options import (
     check_formats,
     check_limits,
     check_low_rank,
+    stored_options,
 )
 from laq.cli.output import running
-from laq.core.scheme import ScaleFormat
 from laq.core.target import Unit
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ Compare = Annotated[
         "--compare/--no-compare", help="Hold the plan against uniform and per-tensor plans; keep the best."
     ),
 ]
-Scales = Annotated[ScaleFormat, typer.Option("--scale-format", help="How scales are stored.")]
 UnitName = Annotated[Unit, typer.Option("--unit", help="What shares one decision.")]
 
 
@@ -78,8 +77,8 @@ def quantize(
     formats: FormatNames = "all",
     quantizer: QuantizerName = "gptq",
     range: RangeName = "mse",
-    group_size: Group = GroupSize.G64,
-    scale_format: Scales = ScaleFormat.LOG4,
+    group_size: Group = None,
+    scale_format: Scales = None,
     transform: TransformNames = None,
     low_rank: LowRank = "0",
     keep: Keep = None,
@@ -106,6 +105,7 @@ def quantize(
         check_low_rank(low_rank)
         check_allocator(allocator)
         check_formats(formats)
+        stored = stored_options(formats, group_size, scale_format)
 
         from laq.measuring import check_measure, check_together
 
@@ -131,8 +131,7 @@ def quantize(
             formats=formats,
             quantizer=quantizer,
             range=range,
-            group_size=int(group_size.value),
-            scale_format=scale_format.value,
+            **stored,
             transform=transform,
             low_rank=low_rank,
             control=None if control is None else control.value,

@@ -40,6 +40,16 @@ ZERO_POINT_BITS[TAGS] = [candidate.zero_point_bits for candidate in CANDIDATES]
 LOG_SCALE_BIAS = 128
 """Stored log scale = steps above the row block's base + this bias, one byte."""
 
+E8M0_BIAS = 127
+"""Stored power of two = its exponent + this bias, one byte."""
+
+E8M0_NAN = 255
+E8M0_EXPONENTS = range(-40, 31)
+"""Exponents that log scales reach: kernels take powers of two as such."""
+
+E8M0_SPAN = 31
+"""Octaves between the smallest and the largest power of two of a row block."""
+
 
 @cache
 def tile_bytes(group_size: int) -> npt.NDArray[np.int64]:
@@ -71,10 +81,11 @@ class PackedTensor:
         Tag of every stored tile: the width of its codes, and a multiple of 16 for what they stand for.
     groups : uint16 [n_stored]
         Column group of every stored tile.
-    scales : uint8 [n_stored, 16] for LOG8, uint8 [n_stored, 9] for LOG4, float16 [n_stored, 16] for FLOAT16
+    scales : uint8 [n_stored, 16] for LOG8 and E8M0, uint8 [n_stored, 9] for LOG4, float16 [n_stored, 16] for
+        FLOAT16
         Scale of each row of each stored tile; for LOG4 a byte of the tile, then four bits a row.
     scale_base : float16 [n_row_blocks], or None
-        Power of two that log scales count from.
+        Power of two that LOG8 and LOG4 count from.
     zero_points : uint8 [sum of 2 * zero point bits]
         16 zero points a tile of integers, each as wide as its codes, little-endian bit order.
     row_offsets : uint64 [n_row_blocks]
@@ -165,7 +176,7 @@ def section_specs(
         SectionSpec("zero_points", np.dtype(np.uint8), (zero_point_bits * TILE_ROWS // 8,)),
         SectionSpec("row_offsets", np.dtype(np.uint64), (grid.n_row_blocks,)),
     ]
-    if scale_format.is_log:
+    if scale_format.has_base:
         specs.append(SectionSpec("scale_base", np.dtype(np.float16), (grid.n_row_blocks,)))
     if has_row_permutation:
         specs.append(SectionSpec("row_permutation", index_dtype(grid.n_rows), (grid.n_rows,)))
@@ -271,6 +282,19 @@ def _row_block_problems(packed: PackedTensor) -> list[str]:
         return ["scale base is not a positive power of two for each row block"]
     if packed.scale_format is ScaleFormat.FLOAT16 and not np.isfinite(packed.scales).all():
         return ["scales are not finite"]
+    return _exponent_problems(packed, blocks) if packed.scale_format is ScaleFormat.E8M0 else []
+
+
+def _exponent_problems(packed: PackedTensor, blocks: npt.NDArray[np.int64]) -> list[str]:
+    if (packed.scales == E8M0_NAN).any():
+        return [f"scales are not numbers: code {E8M0_NAN}"]
+    exponents = packed.scales.astype(np.int64) - E8M0_BIAS
+    if not np.isin(exponents, E8M0_EXPONENTS).all():
+        return [f"scales outside of 2 ** {E8M0_EXPONENTS[0]} to 2 ** {E8M0_EXPONENTS[-1]}"]
+    highest = np.full(packed.grid.n_row_blocks, E8M0_EXPONENTS[0])
+    np.maximum.at(highest, blocks, exponents.max(1, initial=E8M0_EXPONENTS[0]))
+    if (highest[blocks, None] - exponents > E8M0_SPAN).any():
+        return [f"scales of a row block span more than {E8M0_SPAN} octaves"]
     return []
 
 

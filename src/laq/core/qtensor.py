@@ -9,14 +9,11 @@ import numpy.typing as npt
 
 from laq.core.groups import TileGrid
 from laq.core.permutation import IndexArray
-from laq.core.scheme import ScaleFormat
+from laq.core.scheme import LOG_STEPS, ScaleFormat
 
 UInt8Array = npt.NDArray[np.uint8]
 LOG4_SPAN = 15
 """Steps of the log grid that four bits reach above the byte of a tile."""
-
-LOG_STEPS = 8
-"""Steps of the log scale grid in an octave: 1/8 octave costs no measurable quality against float16."""
 
 NARROW_BITS = 3
 """Codes up to this width have zero points in halves around the middle: with few levels it matters whether
@@ -66,7 +63,8 @@ class QTensor:
     codes : uint8 [padded_rows, padded_columns]
         Unsigned codes, below the number of levels of their tile's format; zero where a tile is absent.
     scales : [padded_rows, n_groups], int16 (eighths of an octave), float16 for FLOAT16
-        One scale a group; for LOG4 those of a tile lie within `LOG4_SPAN` of each other.
+        One scale a group; for LOG4 those of a tile lie within `LOG4_SPAN` of each other, for E8M0 all are
+        whole octaves.
     zero_points : float32 [padded_rows, n_groups]
         The point on the scale of codes that stands for zero: a whole number, or for codes of up to
         `NARROW_BITS` bits a half, see `zero_point_code`; 128 where codes choose bytes of a table.

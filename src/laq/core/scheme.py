@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 
-from laq.core.formats import Format, payload_bytes
-from laq.core.groups import TILE_ROWS
+from laq.core.errors import RequestError
+from laq.core.formats import MXFP4, Format, payload_bytes
+from laq.core.groups import GROUP_SIZES, TILE_ROWS
+
+LOG_STEPS = 8
+"""Steps of the log scale grid in an octave: 1/8 octave costs no measurable quality against float16."""
 
 TILE_TABLE_BYTES = 3
 """Bytes of a stored tile in the tile table: tag (u8) and column-group index (u16)."""
@@ -20,16 +25,43 @@ class ScaleFormat(Enum):
     LOG8 is one byte on a grid of 1/8 octave, times a float16 power of two per row block.
     LOG4 is four bits on the same grid, above a byte of the tile: its scales lie within two octaves.
     FLOAT16 is two bytes.
+    E8M0 is the exponent of a power of two in one byte.
     """
 
     LOG8 = "log8"
     LOG4 = "log4"
     FLOAT16 = "float16"
+    E8M0 = "e8m0"
+
+    @property
+    def status(self) -> str:
+        """As that of methods."""
+        return "experimental" if self is ScaleFormat.E8M0 else "stable"
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a line."""
+        return {
+            ScaleFormat.LOG8: "one byte, in eighths of an octave",
+            ScaleFormat.LOG4: "four bits in eighths of an octave, two octaves for the rows of a tile",
+            ScaleFormat.FLOAT16: "two bytes",
+            ScaleFormat.E8M0: "one byte, powers of two as in OCP MX",
+        }[self]
 
     @property
     def is_log(self) -> bool:
-        """Whether scales are eighths of an octave."""
+        """Whether quantizers return scales as eighths of an octave."""
         return self is not ScaleFormat.FLOAT16
+
+    @property
+    def has_base(self) -> bool:
+        """Whether stored scales count from a power of two of their row block."""
+        return self in (ScaleFormat.LOG8, ScaleFormat.LOG4)
+
+    @property
+    def pitch(self) -> int:
+        """Eighths of an octave from one log scale to the next; 1 for FLOAT16, which has no grid of them."""
+        return LOG_STEPS if self is ScaleFormat.E8M0 else 1
 
     @property
     def tile_scale_bytes(self) -> int:
@@ -38,6 +70,7 @@ class ScaleFormat(Enum):
             ScaleFormat.LOG8: TILE_ROWS,
             ScaleFormat.LOG4: 1 + TILE_ROWS // 2,
             ScaleFormat.FLOAT16: 2 * TILE_ROWS,
+            ScaleFormat.E8M0: TILE_ROWS,
         }[self]
 
     @property
@@ -49,6 +82,71 @@ class ScaleFormat(Enum):
     def tile_shape(self) -> tuple[int]:
         """Elements that a tile has in the stored section."""
         return (self.tile_scale_bytes // self.dtype.itemsize,)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAs:
+    """Group size and scale format, for all formats alike."""
+
+    group_size: int
+    scale_format: ScaleFormat
+
+
+MXFP4_STORED = StoredAs(32, ScaleFormat.E8M0)
+"""Rouhani et al., arXiv:2310.10537: 32 values of E2M1 share a scale E8M0."""
+
+
+def stored_as(formats: str, *, group_size: int | None = None, scale_format: str | None = None) -> StoredAs:
+    """Return how tiles are stored, with what formats ask for in place of what is not given.
+
+    Parameters
+    ----------
+    formats : str
+        Families, keys of `laq.core.formats.FAMILIES` with commas between them.
+    group_size : int, optional
+        32, 64 or 128; without it 64, with `mxfp4` 32.
+    scale_format : str, optional
+        "log4", "log8", "float16" or "e8m0"; without it log4, with `mxfp4` e8m0.
+
+    Raises
+    ------
+    RequestError
+        If one is unknown, or not what formats ask for; says what may be chosen.
+
+    Examples
+    --------
+    >>> stored_as("integer", group_size=128)
+    StoredAs(group_size=128, scale_format=<ScaleFormat.LOG4: 'log4'>)
+    """
+    _check_known("group_size", group_size, GROUP_SIZES)
+    _check_known("scale_format", scale_format, [one.value for one in ScaleFormat])
+    asked = MXFP4_STORED if MXFP4 in formats.split(",") else StoredAs(64, ScaleFormat.LOG4)
+    found = StoredAs(
+        asked.group_size if group_size is None else group_size,
+        asked.scale_format if scale_format is None else ScaleFormat(scale_format),
+    )
+    check_stored(formats, found)
+    return found
+
+
+def _check_known(name: str, value: object, known: Sequence[object]) -> None:
+    if value is not None and value not in known:
+        raise RequestError(
+            f"unknown {name} {value!r}", hint=f"choose one of: {', '.join(str(one) for one in known)}"
+        )
+
+
+def check_stored(formats: str, stored: StoredAs) -> None:
+    """Raise RequestError if formats are not for this group size and these scales."""
+    if MXFP4 in formats.split(",") and stored != MXFP4_STORED:
+        own, others = MXFP4_STORED, [one.value for one in ScaleFormat]
+        raise RequestError(
+            f"{MXFP4} has scales {own.scale_format.value} in groups of {own.group_size}, "
+            f"asked for {stored.scale_format.value} in groups of {stored.group_size}",
+            hint=f"good combinations: --format {MXFP4} --scale-format {own.scale_format.value} "
+            f"--group-size {own.group_size}; --format fp4 --scale-format {' | '.join(others)} "
+            f"--group-size {' | '.join(map(str, GROUP_SIZES))}",
+        )
 
 
 @dataclass(frozen=True, slots=True)

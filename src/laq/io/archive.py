@@ -36,6 +36,9 @@ from laq.io.manifest import (
 from laq.io.safetensors import RawTensor, file_size_bytes, open_tensors, write_tensors
 from laq.io.safetensors_header import DTYPES
 
+SCALES_VERSION = {ScaleFormat.LOG4: 3, ScaleFormat.E8M0: 4}
+"""The first version of the scale formats that were not always there."""
+
 SHARD_BYTES = 4 << 30
 SHARD_OVERHEAD = 512
 METADATA = {"format": "laq"}
@@ -94,7 +97,7 @@ class Archive:
             bits=get(entry.name, "bits", np.uint8),
             groups=get(entry.name, "groups", np.uint16),
             scales=get(entry.name, "scales", scale_format.dtype, rank=2),
-            scale_base=get(entry.name, "scale_base", np.float16) if scale_format.is_log else None,
+            scale_base=get(entry.name, "scale_base", np.float16) if scale_format.has_base else None,
             zero_points=get(entry.name, "zero_points", np.uint8),
             row_offsets=get(entry.name, "row_offsets", np.uint64),
             row_permutation=self._permutation(
@@ -251,7 +254,7 @@ def _manifest_json(
         weights.append(fields)
     content = {
         "format": "laq-archive",
-        "version": _version(packed.values()),
+        "version": _version(manifest, packed.values()),
         "architecture": manifest.architecture,
         "scale_format": manifest.scale_format.value,
         "plan": dict(manifest.plan),
@@ -266,16 +269,17 @@ def _manifest_json(
     return json.dumps(content, separators=(",", ":"))
 
 
-def _version(packed: Collection[StoredTensor]) -> int:
+def _version(manifest: Manifest, packed: Collection[StoredTensor]) -> int:
     """Return the first version that knows these bytes: older readers open what they can."""
-    return max((_first_version(one) for one in packed), default=1)
+    scales = SCALES_VERSION.get(manifest.scale_format, 1)
+    return max([scales, *map(_first_version, packed)])
 
 
 def _first_version(stored: StoredTensor) -> int:
     if isinstance(stored, ProductTensor) or stored.low_rank is not None:
         return CORRECTIONS_VERSION
     highest = int(stored.bits.max(initial=0))
-    if highest > PALETTE_TAG or stored.scale_format is ScaleFormat.LOG4:
+    if highest > PALETTE_TAG:
         return 3
     return 2 if highest > TAG else 1
 

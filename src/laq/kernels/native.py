@@ -18,17 +18,18 @@ from laq.core.errors import FormatError, RequestError
 from laq.core.scheme import ScaleFormat
 from laq.core.threads import MAX_THREADS, usable_threads
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 ENVIRONMENT = "LAQ_KERNELS"
 WITHOUT = "torch"
 """Value of LAQ_KERNELS that leaves the native kernels alone."""
 
 FLOAT32, BFLOAT16, FLOAT16 = range(3)
-SCALES_FLOAT16, SCALES_LOG8, SCALES_LOG4 = range(3)
+SCALES_FLOAT16, SCALES_LOG8, SCALES_LOG4, SCALES_E8M0 = range(4)
 SCALE_FORMATS = {
     ScaleFormat.FLOAT16: SCALES_FLOAT16,
     ScaleFormat.LOG8: SCALES_LOG8,
     ScaleFormat.LOG4: SCALES_LOG4,
+    ScaleFormat.E8M0: SCALES_E8M0,
 }
 PROBLEMS = {
     1: "a size is out of range",

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from laq.core.formats import PALETTES, TABLES, TRELLISES, Table
 from laq.core.formats.table import TRITS, TRITS_OF_BYTE
-from laq.core.formats.trellis import MIDDLE, TAG, windows
+from laq.core.formats.trellis import TAG, windows
 from laq.core.groups import LINE_BYTES, TILE_ROWS, TileGrid
 from laq.core.packing import (
     BRICK_COLUMNS,
     CODE_BITS,
-    LOG_SCALE_BIAS,
     TAGS,
-    ZERO_POINT_BITS,
     PackedTensor,
     tile_bytes,
     tile_offsets,
@@ -25,8 +22,8 @@ from laq.core.packing import (
     uses_palettes,
 )
 from laq.core.permutation import inverse
-from laq.core.qtensor import LOG4_SPAN, LOG_STEPS, QTensor, decode_scales, zero_point_code, zero_point_value
-from laq.core.scheme import ScaleFormat
+from laq.core.qtensor import QTensor
+from laq.kernels.scales import by_tile, pack_zero_points, store_scales, stored_scales, unpack_zero_points
 
 FIELD_WIDTHS: dict[int, tuple[int, ...]] = {
     1: (1,),
@@ -198,7 +195,7 @@ def pack(tensor: QTensor, *, pack_codes: PackCodes = pack_codes) -> PackedTensor
     order = stored_order(tags)
     stored_tags = tags.ravel()[order]
     row_bytes = tile_bytes(grid.group_size)[tags].sum(1)
-    scales, scale_base = _store_scales(tensor, order)
+    scales, scale_base = store_scales(tensor, order)
     return PackedTensor(
         grid=grid,
         scale_format=tensor.scale_format,
@@ -207,7 +204,7 @@ def pack(tensor: QTensor, *, pack_codes: PackCodes = pack_codes) -> PackedTensor
         groups=(order % grid.n_groups).astype(np.uint16),
         scales=scales,
         scale_base=scale_base,
-        zero_points=_pack_zero_points(_by_tile(tensor.zero_points, grid)[order], stored_tags),
+        zero_points=pack_zero_points(by_tile(tensor.zero_points, grid)[order], stored_tags),
         row_offsets=(np.cumsum(row_bytes) - row_bytes).astype(np.uint64),
         row_permutation=tensor.row_permutation,
         column_permutation=tensor.column_permutation,
@@ -219,86 +216,6 @@ def _tiles(codes: UInt8Array, grid: TileGrid) -> UInt8Array:
     """[padded_rows, padded_columns] to [n_tiles, 16, group_size]."""
     split = codes.reshape(grid.n_row_blocks, TILE_ROWS, grid.n_groups, grid.group_size)
     return np.ascontiguousarray(split.transpose(0, 2, 1, 3)).reshape(-1, TILE_ROWS, grid.group_size)
-
-
-def _by_tile(per_group: npt.NDArray[Any], grid: TileGrid) -> npt.NDArray[Any]:
-    """[padded_rows, n_groups] to [n_tiles, 16]."""
-    return (
-        per_group.reshape(grid.n_row_blocks, TILE_ROWS, grid.n_groups)
-        .transpose(0, 2, 1)
-        .reshape(-1, TILE_ROWS)
-    )
-
-
-def _store_scales(
-    tensor: QTensor, order: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.float16] | None]:
-    grid = tensor.grid
-    by_tile = _by_tile(tensor.scales, grid)
-    if tensor.scale_format is ScaleFormat.FLOAT16:
-        return by_tile[order], None
-    steps = by_tile[order].astype(np.int64)
-    highest = np.full(grid.n_row_blocks, -(1 << 15), np.int64)
-    np.maximum.at(highest, order // grid.n_groups, steps.max(1, initial=-(1 << 15)))
-    highest[highest == -(1 << 15)] = 0
-    octaves = np.clip(-(-(highest - 127) // LOG_STEPS), -24, 15)  # float16 holds 2 ** -24 .. 2 ** 15
-    stored = steps - octaves[order // grid.n_groups, None] * LOG_STEPS + LOG_SCALE_BIAS
-    assert ((stored >= 0) & (stored <= 255)).all(), "log scales of a row block span more than 32 octaves"
-    if tensor.scale_format is ScaleFormat.LOG4:
-        stored = _pack_log4(stored)
-    return stored.astype(np.uint8), np.ldexp(np.float64(1), octaves).astype(np.float16)
-
-
-def _pack_log4(steps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """A byte of the tile, then four bits a row, the even row lower; [n, 16] to [n, 9]."""
-    base = np.maximum(steps.max(1, keepdims=True, initial=LOG4_SPAN) - LOG4_SPAN, 0)
-    above = steps - base
-    assert (above >= 0).all(), "log scales of a tile span more than two octaves"
-    return np.concatenate([base, above[:, 0::2] | above[:, 1::2] << 4], axis=1)
-
-
-def unpack_log4(stored: UInt8Array) -> UInt8Array:
-    """Return the steps of each row of each tile; uint8 [n, 9] to uint8 [n, 16].
-
-    Examples
-    --------
-    >>> unpack_log4(np.uint8([[100, 0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE]]))[0, [0, 1, 15]].tolist()
-    [100, 101, 115]
-    """
-    halves = np.stack([stored[:, 1:] & 15, stored[:, 1:] >> 4], axis=2)
-    return np.asarray(halves.reshape(-1, TILE_ROWS) + stored[:, :1])
-
-
-def _pack_zero_points(zero_points: npt.NDArray[np.float32], tags: UInt8Array) -> UInt8Array:
-    """16 zero points a tile, as wide as its codes; [n_stored, 16] to uint8 [sum of 2 * widths]."""
-    shifts, bits = np.arange(8, dtype=np.uint8), ZERO_POINT_BITS[tags]
-    codes = zero_point_code(zero_points, bits[:, None])
-    planes = (codes[:, :, None] >> shifts) & 1  # [n, 16, 8], least significant bit first
-    kept = shifts[None, None, :] < bits[:, None, None]
-    return np.packbits(planes[np.broadcast_to(kept, planes.shape)], bitorder="little")
-
-
-def unpack_zero_points(stored: UInt8Array, tags: UInt8Array) -> npt.NDArray[np.float32]:
-    """Return zero points float32 [n_stored, 16] from their packed bits; only those of integers are stored."""
-    bits = ZERO_POINT_BITS[tags]
-    planes = np.zeros((len(bits), TILE_ROWS, 8), np.uint8)
-    kept = np.broadcast_to(np.arange(8)[None, None, :] < bits[:, None, None], planes.shape)
-    planes[kept] = np.unpackbits(stored, bitorder="little")
-    codes = np.packbits(planes, axis=2, bitorder="little")[:, :, 0]
-    return np.where(bits[:, None] > 0, zero_point_value(codes, bits[:, None]), np.float32(MIDDLE))
-
-
-def stored_scales(packed: PackedTensor) -> npt.NDArray[np.float32]:
-    """Return the scale of each row of each stored tile; float32 [n_stored, 16]."""
-    if packed.scale_base is None:
-        return decode_scales(packed.scales.astype(np.float16), ScaleFormat.FLOAT16)
-    _, exponent = np.frexp(packed.scale_base.astype(np.float32))
-    octaves = exponent.astype(np.int64)[tile_row_blocks(packed), None] - 1
-    scales = packed.scales.view(np.uint8)
-    if packed.scale_format is ScaleFormat.LOG4:
-        scales = unpack_log4(scales)
-    steps = octaves * LOG_STEPS + scales.astype(np.int64) - LOG_SCALE_BIAS
-    return decode_scales(steps.astype(np.int16), ScaleFormat.LOG8)
 
 
 def unpack_tiles(packed: PackedTensor) -> UInt8Array:

@@ -29,9 +29,9 @@ from laq.core.packing import (
     tile_row_blocks,
     zero_point_offsets,
 )
-from laq.core.qtensor import LOG_STEPS
-from laq.core.scheme import ScaleFormat
+from laq.core.scheme import LOG_STEPS, ScaleFormat
 from laq.kernels import native
+from laq.kernels.scales import expanded
 from laq.kernels.torch_decode import (
     decode_bricks,
     decode_levels,
@@ -242,6 +242,7 @@ class PackedWeight(nn.Module):
 
     def __init__(self, packed: PackedTensor, *, memory: Memory | None = None) -> None:
         super().__init__()
+        packed = expanded(packed)
         self.grid: TileGrid = packed.grid
         self.scale_format: ScaleFormat = packed.scale_format
         memory = memory or Arena()

@@ -17,7 +17,7 @@ from laq.core.formats import CANDIDATES, PRODUCT, check_range, formats_of
 from laq.core.groups import TileGrid
 from laq.core.packing import section_specs
 from laq.core.plan import Plan, WeightPlan
-from laq.core.scheme import ScaleFormat, Scheme
+from laq.core.scheme import ScaleFormat, Scheme, StoredAs, check_stored
 from laq.core.target import Unit
 from laq.io.archive import low_rank_bytes, product_bytes
 from laq.io.safetensors_header import DATA_ALIGNMENT_BYTES
@@ -77,11 +77,12 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     Raises
     ------
     RequestError
-        If the measured range is not for these formats.
+        If the measured range, group size or scales are not for these formats.
     BudgetError
         If the budget is below the smallest or above the original size; says the possible range.
     """
     check_range(curves.range, formats)
+    check_stored(formats, StoredAs(curves.weights[0].grid.group_size, curves.scale_format))
     if formats == PRODUCT and unit is Unit.NETWORK:
         raise RequestError("product codes are chosen for each weight", hint="choose unit tensor")
     smallest, largest = size_range(curves, unit=unit, formats=formats, floor=floor)

@@ -49,6 +49,9 @@ TABLES: dict[int, Table] = {c.tag: c for c in CANDIDATES if isinstance(c, Table)
 PALETTES: dict[int, Palette] = {c.tag: c for c in CANDIDATES if isinstance(c, Palette)}
 """Formats with a learned table, by their tag."""
 
+MXFP4 = "mxfp4"
+"""`fp4` under one kind of scales, see `laq.core.scheme.stored_as`."""
+
 PRODUCT = "product"
 """Family without a format of tiles: every weight is stored whole, see `laq.core.product`."""
 
@@ -59,6 +62,7 @@ FAMILIES: dict[str, frozenset[Format]] = {
     "palette": frozenset(PALETTES.values()),
     "nf4": frozenset([NF4]),
     "fp4": frozenset([FP4]),
+    MXFP4: frozenset([FP4]),
     "ternary": frozenset([TRITS]),
     "binary": frozenset([INT1]),
     PRODUCT: frozenset(),
@@ -148,6 +152,7 @@ __all__ = [
     "CANDIDATES",
     "FAMILIES",
     "FIRST_RANGE",
+    "MXFP4",
     "PALETTES",
     "PRODUCT",
     "TABLES",

@@ -49,7 +49,7 @@ def search_trellis(
     if not scale_format.is_log:
         exact = exact.clamp(min=2.0**-24)
     scales, stored = candidate_scales(exact, floor, (FIRST_STEP, LAST_STEP), scale_format)
-    reference = scales[-FIRST_STEP] if scale_format.is_log else exact
+    reference = scales[-FIRST_STEP // scale_format.pitch] if scale_format.is_log else exact
     a, c, d = (torch.tensor(term, dtype=torch.float32) for term in error_terms(trellis))
     values = block * reference.reciprocal()
     squares = values * values

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from laq.core.groups import TILE_ROWS
-from laq.core.qtensor import LOG_STEPS, NARROW_BITS
-from laq.core.scheme import ScaleFormat
+from laq.core.qtensor import NARROW_BITS
+from laq.core.scheme import LOG_STEPS, ScaleFormat
 from laq.ranges import Grid
 
 NARROW_LEVELS = 1 << NARROW_BITS
@@ -24,7 +24,6 @@ FACTORS = torch.exp2(torch.arange(LOG_STEPS, dtype=torch.float64) / LOG_STEPS).f
 """2 ** (step / 8) within an octave."""
 
 FIELDS = ("scales", "stored", "zero_points", "error")
-HALF_STEP_DOWN = 2.0 ** (-1 / (2 * LOG_STEPS))
 MANTISSA = (1 << 23) - 1
 SMALLEST_FLOAT16, LARGEST_FLOAT16 = 2.0**-24, 65504.0
 PART_VALUES = 1 << 15
@@ -97,11 +96,17 @@ def weighted_sum_(difference: torch.Tensor, column_weights: torch.Tensor) -> tor
 def candidate_scales(
     exact: torch.Tensor, floor: torch.Tensor, shrink_steps: tuple[int, int], scale_format: ScaleFormat
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales as float32 and as stored, from the widest down; [n_steps, rows]."""
-    steps = torch.arange(*shrink_steps, dtype=torch.float32)[:, None]
+    """Scales as float32 and as stored, from the widest down; [n_steps, rows].
+
+    Scales that lie apart are tried from the one above the first step to the one below the last.
+    """
+    first, last = shrink_steps
+    pitch = scale_format.pitch
+    steps = torch.arange(first, last + 2 * (pitch - 1), pitch, dtype=torch.float32)[:, None]
     if scale_format.is_log:
         widest = torch.minimum(torch.maximum(steps_up(exact), floor), floor + MAX_SPAN)
-        stored = torch.minimum(torch.maximum(widest - steps, floor), floor + MAX_SPAN).to(torch.int16)
+        tried = torch.minimum(torch.maximum(widest - steps, floor), floor + MAX_SPAN)
+        stored = (tried / pitch).ceil_().mul_(pitch).to(torch.int16)
         return decode_log_scales(stored), stored
     stored = (
         (exact * decode_log_scales(-steps))
@@ -128,7 +133,8 @@ def stored_scales(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scales as float32 and as stored: the next larger ones if `covering`, else the nearest; both [rows]."""
     if scale_format.is_log:
-        wanted = exact if covering else exact * HALF_STEP_DOWN
+        half_a_step = scale_format.pitch / (2 * LOG_STEPS)
+        wanted = exact if covering else exact * 2.0**-half_a_step
         scales, stored = candidate_scales(wanted, floor, (0, 1), scale_format)
         return scales[0], stored[0]
     inside = exact.clamp(min=SMALLEST_FLOAT16, max=LARGEST_FLOAT16)
