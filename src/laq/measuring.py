@@ -9,11 +9,13 @@ from laq.core.errors import DataError, RequestError
 from laq.core.formats import PRODUCT, formats_of
 from laq.core.low_rank import ranks_of
 from laq.core.product import PRODUCT_CODES
-from laq.core.scheme import StoredAs
+from laq.core.scale_units import ScalePer
+from laq.core.scheme import StoredAs, allowed_under
 from laq.core.stats import Stats
 from laq.networks import Batch, Network
 from laq.quantizers import quantizer_of
 from laq.quantizers.common.encoding import Encoding
+from laq.ranges import RANGES
 from laq.runtime.result import archive_fixed_bytes
 from laq.sensitivity import SENSITIVITIES, Sensitivity, Subject
 from laq.sensitivity.common.mixes import calibrated, check_mixes
@@ -31,7 +33,7 @@ class EncodingNames:
     range : str
         Method that chooses scales and zero points of integers.
     stored : StoredAs
-        Group size and scale format.
+        Group size and scales.
     """
 
     quantizer: str
@@ -40,7 +42,7 @@ class EncodingNames:
 
     def encoding(self) -> Encoding:
         """Return the method itself, and the rest."""
-        method = quantizer_of(self.quantizer, self.range)
+        method = quantizer_of(self.quantizer, self.range, self.stored.scale_per)
         return Encoding(method, self.stored.group_size, self.stored.scale_format)
 
 
@@ -85,29 +87,31 @@ def measure_transformed(
     measuring: Measuring = FISHER,
 ) -> Curves:
     """Measure what transforms `names` made of a network; see `laq.steps.measure`."""
-    network, stats, scales = made.network, made.stats, options.stored.scale_format
+    network, stats, stored = made.network, made.stats, options.stored
     products = PRODUCT_CODES if measuring.formats == PRODUCT else ()
     subject = Subject(
         network,
         stats,
         options.quantizer,
-        options.stored.group_size,
-        scales,
+        stored.group_size,
+        stored.scale_format,
         measuring.batches,
         measuring.seed,
         options.range,
-        formats_of(measuring.formats),
+        allowed_under(stored.scale_per, formats_of(measuring.formats)),
         (0,) if products else ranks_of(measuring.low_rank),
         products,
+        stored.scale_per,
     )
     measured = SENSITIVITIES.get(measuring.sensitivity)().measure(subject)
     curves = Curves(
         weights=measured.weights,
         column_permutations=measured.column_permutations,
-        scale_format=scales,
+        scale_format=stored.scale_format,
+        scale_per=stored.scale_per,
         quantizer=options.quantizer,
         range=options.range,
-        fixed_bytes=archive_fixed_bytes(network, measured.weights, measured.column_permutations, scales),
+        fixed_bytes=archive_fixed_bytes(network, measured.weights, measured.column_permutations, stored),
         original_bytes=original.original_bytes,
         n_params=original.n_params,
         source_hash=original.content_hash(),
@@ -131,6 +135,22 @@ def check_measure(*, quantizer: str, range: str, sensitivity: str, mixes: int) -
     if mixes:
         check_mixes(mixes)
     return SENSITIVITIES.get(sensitivity)
+
+
+def check_shared_scales(per: ScalePer, *, range: str, sensitivity: str, mixes: int) -> None:
+    """Raise RequestError for what does not look at units that are larger than a group."""
+    if per is ScalePer.GROUP:
+        return
+    ranges = [name for name in RANGES.names() if RANGES.get(name).serves_units]
+    sensitivities = [name for name in SENSITIVITIES.names() if not SENSITIVITIES.get(name).runs_network]
+    if range not in ranges or sensitivity not in sensitivities or mixes:
+        others = f", range {range!r}, sensitivity {sensitivity!r}, {mixes} mixes"
+        raise RequestError(
+            f"a scale per {per.value} is not for all methods{others}",
+            hint=f"good combinations: --scale-per {per.value} --range {' | '.join(ranges)} "
+            f"--sensitivity {' | '.join(sensitivities)}, without --mixes; "
+            f"--scale-per {ScalePer.GROUP.value} with all others",
+        )
 
 
 def check_together(*, formats: str, low_rank: int | str, sensitivity: str, mixes: int) -> None:

@@ -18,12 +18,14 @@ from laq.core.curve import Curves
 from laq.core.errors import BudgetError, RequestError
 from laq.core.formats import check_range
 from laq.core.groups import TileGrid
-from laq.core.scheme import StoredAs, stored_as
+from laq.core.scheme import stored_as
 from laq.core.stats import Stats
+from laq.core.target import check_unit
 from laq.measuring import (
     EncodingNames,
     Measuring,
     check_measure,
+    check_shared_scales,
     check_together,
     measure_transformed,
     needs_held_out,
@@ -61,6 +63,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     range: str = "mse",
     group_size: int | None = None,
     scale_format: str | None = None,
+    scale_per: str = "group",
     transform: str | None = None,
     low_rank: int | str = 0,
     keep: str | None = None,
@@ -99,7 +102,9 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     group_size : int, optional
         32, 64 or 128 columns that share a scale; 64 if not given, 32 with mxfp4.
     scale_format : "log4", "log8", "float16" or "e8m0", optional
-        How scales are stored; log4 if not given, e8m0 with mxfp4.
+        How scales are stored; log4 if not given, e8m0 with mxfp4, log8 where they serve more than a group.
+    scale_per : "group", "tile", "channel" or "tensor"
+        What a scale, and a zero point, serves: a group, all rows of a tile, a row of the weight, all of it.
     transform : str, optional
         Methods that the network goes through first, such as "column_norm,awq"; see `laq methods`.
     low_rank : int or "auto"
@@ -129,7 +134,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     """
     _check_limits(bpw, size, max_kl)
     _check_options(unit, control)
-    stored = stored_as(formats, group_size=group_size, scale_format=scale_format)
+    stored = stored_as(formats, group_size=group_size, scale_format=scale_format, scale_per=scale_per)
+    check_shared_scales(stored.scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
     check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
     check_range(range, formats)
     check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
@@ -138,6 +144,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     if names:
         check_transformable(network)
     grids = [TileGrid(*weight.shape, stored.group_size) for weight in network.weights]
+    check_unit(unit_of(unit), stored.scale_per)
     ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
     splits = splits_of(network, data, tokens=tokens, seed=seed)
@@ -207,14 +214,14 @@ def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
 
 def _check_same(curves: Curves, options: EncodingNames, others: tuple[tuple[str, ...], str, str]) -> None:
     """Refuse settings that differ from those a measurement was made with."""
-    group_size = curves.weights[0].grid.group_size
-    own = EncodingNames(curves.quantizer, curves.range, StoredAs(group_size, curves.scale_format))
+    own = EncodingNames(curves.quantizer, curves.range, curves.stored)
     found, asked = (
         (
             one.quantizer,
             one.range,
             one.stored.group_size,
             one.stored.scale_format.value,
+            one.stored.scale_per.value,
             ",".join(names) or "none",
             *rest,
         )

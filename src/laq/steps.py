@@ -24,6 +24,7 @@ from laq.measuring import (
     EncodingNames,
     Measuring,
     check_measure,
+    check_shared_scales,
     measure_transformed,
     transform_network,
 )
@@ -107,6 +108,7 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     range: str = "mse",
     group_size: int | None = None,
     scale_format: str | None = None,
+    scale_per: str = "group",
     transform: str | None = None,
     sensitivity: str = "fisher",
     mixes: int = 0,
@@ -130,7 +132,9 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     group_size : int, optional
         32, 64 or 128 columns that share a scale; 64 if not given, 32 with mxfp4.
     scale_format : "log4", "log8", "float16" or "e8m0", optional
-        How scales are stored; log4 if not given, e8m0 with mxfp4.
+        How scales are stored; log4 if not given, e8m0 with mxfp4, log8 where they serve more than a group.
+    scale_per : "group", "tile", "channel" or "tensor"
+        What a scale, and a zero point, serves: a group, all rows of a tile, a row of the weight, all of it.
     transform : str, optional
         Methods that the network goes through first, such as "column_norm,awq"; see `laq methods`.
     sensitivity : str
@@ -155,7 +159,8 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
         If batches are needed and there are none.
     """
     opened, names = open_network(network), transforms_of(transform)
-    stored = stored_as(formats, group_size=group_size, scale_format=scale_format)
+    stored = stored_as(formats, group_size=group_size, scale_format=scale_format, scale_per=scale_per)
+    check_shared_scales(stored.scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
     options = EncodingNames(quantizer, range, stored)
     measuring = Measuring(sensitivity, mixes, tuple(batches), seed, formats, low_rank)
     check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
@@ -220,7 +225,7 @@ def apply(network: Source, plan: Plan, stats: Stats) -> Result:
     """
     opened = open_network(network)
     opened.check_same(plan.source_hash, (weight.name for weight in plan.weights))
-    stored = StoredAs(plan.weights[0].grid.group_size, plan.scale_format)
+    stored = StoredAs(plan.weights[0].grid.group_size, plan.scale_format, plan.scale_per)
     options = EncodingNames(plan.quantizer, plan.range, stored)
     made = transform_network(opened, stats, plan.transforms, options)
     return apply_all(made.network, [plan], made.stats)[0]

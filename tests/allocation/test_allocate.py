@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laq.allocation import ALLOCATORS, common
@@ -15,8 +15,9 @@ from laq.core.curve import Curves, WeightCurves
 from laq.core.errors import BudgetError, RequestError
 from laq.core.formats import CANDIDATES, Integer
 from laq.core.groups import GROUP_SIZES, TileGrid
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
-from laq.core.target import Unit
+from laq.core.target import UNITS_UNDER, Unit
 
 FIXED_BYTES = 12_345
 LEVELS = np.array([candidate.n_levels for candidate in CANDIDATES], float)
@@ -229,3 +230,21 @@ def test_curves_that_know_nothing_of_a_family_are_refused():
     for formats in ("trellis", "integer,trellis"):
         with pytest.raises(RequestError, match="nothing is known of trellis"):
             allocate(older, curves.original_bytes // 5, formats=formats, floor=True)
+
+
+@pytest.mark.parametrize("scale_format", [ScaleFormat.LOG8, ScaleFormat.FLOAT16, ScaleFormat.E8M0])
+@pytest.mark.parametrize("per", ScalePer)
+@settings(max_examples=8)
+@given(seed=st.integers(0, 2**32), share=st.floats(0, 1))
+def test_shared_scales_are_priced_as_they_are_stored(per, scale_format, seed, share):
+    curves = replace(curves_of(seed, n_forbidden=2, scale_format=scale_format), scale_per=per)
+    for unit in UNITS_UNDER[per]:
+        smallest, _ = size_range(curves, unit=unit, formats="integer", floor=True)
+        budget = smallest + int(share * curves.n_params)
+        plan = allocate(curves, budget, unit=unit, formats="integer")
+        stored = sum(weight.size_bytes(scale_format, per) for weight in plan.weights)
+        assert plan.size_bytes == FIXED_BYTES + stored <= budget
+        assert plan.scale_per is per
+    for unit in set(Unit) - set(UNITS_UNDER[per]):
+        with pytest.raises(RequestError, match=f"scale per {per.value} takes one format"):
+            allocate(curves, budget, unit=unit, formats="integer")

@@ -1,4 +1,5 @@
 from laq.allocation import ALLOCATORS
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import QUANTIZERS
 from laq.ranges import RANGES
@@ -11,7 +12,8 @@ def test_every_method_is_listed_with_its_status(laq_well):
     names = {(row["kind"], row["name"]) for row in rows}
     registries = (QUANTIZERS, RANGES, TRANSFORMS, SENSITIVITIES, ALLOCATORS)
     expected = {(registry.kind, name) for registry in registries for name in registry.names()}
-    assert names == expected | {("scale format", one.value) for one in ScaleFormat}
+    expected |= {("scale format", one.value) for one in ScaleFormat}
+    assert names == expected | {("scale per", one.value) for one in ScalePer}
     assert {row["status"] for row in rows} <= {"stable", "experimental"}
 
 

@@ -43,3 +43,41 @@ def test_other_scales_than_its_own_are_refused_before_loading(laq, refused, tmp_
     words = " ".join(done.stderr.split())
     assert "--format fp4 --scale-format log8 | log4 | float16 | e8m0 --group-size 32 | 64 | 128" in words
     assert "--format mxfp4 --scale-format e8m0 --group-size 32" in words
+
+
+def test_a_scale_per_channel_is_measured_planned_stored_and_run(laq, laq_well, refused, tiny_llama, tmp_path):
+    shared = ("--scale-per", "channel", "--format", "integer")
+    done = laq_well("measure", tiny_llama, "-o", tmp_path / "m", *OPTIONS, *shared, "--json")
+    assert (done.content["scale_per"], done.content["scale_format"]) == ("channel", "log8")
+    plan = laq_well("plan", tmp_path / "m", "--bpw", "31", "--unit", "row", "--format", "integer", "--json")
+    assert plan.content["scale_per"] == "channel"
+    refused(laq("plan", tmp_path / "m", "--bpw", "31", "--format", "integer"), "channel takes one format")
+    wanted = ("quantize", tiny_llama, "-o", tmp_path / "out", "--bpw", "31", *OPTIONS, "--unit", "row")
+    measured = ("--measured", tmp_path / "m", "--no-compare")
+    refused(laq(*wanted, *measured, "--format", "integer"), "channel", "group")
+    laq_well(*wanted, *measured, *shared)
+    assert json.loads((tmp_path / "out" / "laq.json").read_text())["scale_per"] == "channel"
+    laq_well("verify", tmp_path / "out")
+    assert laq_well("run", tmp_path / "out", "--prompt", "a", "--tokens", "3").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--scale-per", "tile"), "--format integer | binary --scale-format log8 | float16 | e8m0"),
+        (("--scale-per", "tile", "--format", "fp4"), "--format integer | binary"),
+        (("--scale-per", "tile", "--format", "integer", "--scale-format", "log4"), "log8 | float16 | e8m0"),
+        (
+            ("--scale-per", "tile", "--format", "integer", "--range", "hqq"),
+            "absmax | mse | zero_point",
+        ),
+        (("--scale-per", "tile", "--format", "integer", "--mixes", "8"), "without --mixes"),
+        (("--scale-per", "tile", "--format", "integer", "--sensitivity", "kl_swap"), "fisher | hessian"),
+        (("--scale-per", "channel", "--format", "integer"), "--unit row | tensor | network"),
+        (("--scale-per", "tensor", "--format", "integer", "--unit", "row"), "--unit tensor | network"),
+    ],
+)
+def test_what_cannot_share_scales_is_refused_with_what_can(laq, refused, tmp_path, options, words):
+    done = laq("quantize", tmp_path / "absent", "-o", tmp_path / "out", "--bpw", "4", *options)
+    refused(done)
+    assert words in " ".join(done.stderr.split())

@@ -8,6 +8,7 @@ import pytest
 from laq.core.errors import FormatError
 from laq.core.groups import TileGrid
 from laq.core.packing import PackedTensor, check_packed, tile_offsets, tile_row_blocks
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
 
 
@@ -167,3 +168,33 @@ def test_all_offenders_are_named_at_once(packed):
     )
     with pytest.raises(FormatError, match=r"payload.*zero points.*row permutation"):
         check_packed(broken, name="w")
+
+
+@pytest.fixture(params=[ScalePer.TILE, ScalePer.CHANNEL, ScalePer.TENSOR], ids=lambda per: per.value)
+def sharing(packed, request):
+    """The same tiles with three entries: tiles, formats of a row block, or formats of the weight."""
+    per = request.param
+    return replace(
+        packed,
+        scale_per=per,
+        scales=np.full((3, per.stored_rows), 128, np.uint8),
+        zero_points=np.zeros((3, per.stored_rows), np.uint8),
+        scale_base=packed.scale_base[:1] if per is ScalePer.TENSOR else packed.scale_base,
+    )
+
+
+SHARED_DAMAGES = {
+    "too few scales": (lambda p: {"scales": p.scales[1:]}, "not the shape"),
+    "zero points in a row": (lambda p: {"zero_points": p.zero_points.reshape(-1)}, "not the shape"),
+    "a zero point of 5 bits for codes of 4": (lambda p: {"zero_points": p.zero_points + u8(16)}, "wider"),
+    "a tile of a trellis": (lambda p: {"bits": u8(20, 2, 3)}, "no integers"),
+    "too many bases": (lambda p: {"scale_base": f16(1, 1, 1)}, "power of two"),
+    "scales of four bits": (lambda p: {"scale_format": ScaleFormat.LOG4}, "four bits"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), SHARED_DAMAGES.values(), ids=SHARED_DAMAGES.keys())
+def test_damage_of_shared_scales_is_refused(sharing, changes, message):
+    check_packed(sharing, name="w")
+    with pytest.raises(FormatError, match=message):
+        check_packed(replace(sharing, **changes(sharing)), name="w")

@@ -282,3 +282,28 @@ def test_every_format_has_room_in_the_line_of_a_weight(how):
     )
     line = json.dumps(entry.to_json() | {"sha256": "0" * 64}, separators=(",", ":")) + ","
     assert len(line) <= weight_reserve_bytes(entry) + 3
+
+
+@pytest.mark.parametrize(("per", "unit"), [("tile", "tile"), ("channel", "row"), ("tensor", "tensor")])
+@pytest.mark.parametrize("scale_format", [None, "float16", "e8m0"])
+def test_shared_scales_are_stored_once_and_priced_exactly(tmp_path, per, unit, scale_format):
+    options = {"formats": "integer", "scale_per": per, "unit": unit}
+    result = quantized(scale_format, **options)
+    folder = result.save(tmp_path / "out")
+    content = json.loads((folder / MANIFEST).read_text())
+    assert (content["version"], content["scale_per"], content["plan"]["scale_per"]) == (4, per, per)
+    assert folder_bytes(folder) <= result.plan.size_bytes <= result.plan.budget_bytes
+    assert result.plan.size_bytes - folder_bytes(folder) < 512
+    stored, scales = open_archive(folder), result.plan.scale_format
+    for plan in result.plan.weights:
+        packed = stored.packed(next(e for e in stored.manifest.weights if e.name == plan.name))
+        own = packed.size_bytes - (packed.column_permutation.nbytes if plan.column_order else 0)
+        assert own == plan.size_bytes(scales, result.plan.scale_per)
+        original = result.network.weight(plan.name).numpy()
+        assert np.linalg.norm(dequantize(packed) - original) < 0.2 * np.linalg.norm(original)
+    inputs = batches()[0][0]
+    with torch.inference_mode():
+        assert torch.equal(laq.load(folder, module=network())(inputs), result.model(inputs))
+    flip(folder, "2.weight.zero_points", offset=0)
+    with pytest.raises(FormatError):
+        laq.load(folder, module=network())

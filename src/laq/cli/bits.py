@@ -63,7 +63,7 @@ def bits_of_plan(plan: Plan) -> list[Bits]:
             name=weight.name,
             shape=(weight.grid.n_rows, weight.grid.n_columns),
             n_params=weight.grid.n_rows * weight.grid.n_columns,
-            size_bytes=weight.size_bytes(plan.scale_format),
+            size_bytes=weight.size_bytes(plan.scale_format, plan.scale_per),
             tiles=weight.histogram(),
         )
         for weight in plan.weights

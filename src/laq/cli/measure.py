@@ -24,6 +24,7 @@ from laq.cli.options import (
     Quiet,
     RangeName,
     Scales,
+    ScalesPer,
     Seed,
     SensitivityName,
     Tokens,
@@ -34,6 +35,7 @@ from laq.cli.options import (
     stored_options,
 )
 from laq.cli.output import running
+from laq.core.scale_units import ScalePer
 
 if TYPE_CHECKING:
     from laq.core.curve import Curves
@@ -51,6 +53,7 @@ def measure(
     range: RangeName = "mse",
     group_size: Group = None,
     scale_format: Scales = None,
+    scale_per: ScalesPer = ScalePer.GROUP,
     transform: TransformNames = None,
     sensitivity: SensitivityName = "fisher",
     mixes: Mixes = 0,
@@ -73,7 +76,7 @@ def measure(
         from laq.cli.loading import opened_network
         from laq.cli.paths import check_output, check_room
         from laq.core.storage import VALUE_FOLDER
-        from laq.measuring import check_measure, check_together, needs_held_out
+        from laq.measuring import check_measure, check_shared_scales, check_together, needs_held_out
         from laq.resources import check_resources
         from laq.steps import calibrate, splits_of
         from laq.steps import measure as run
@@ -81,10 +84,11 @@ def measure(
         check_data(data)
         check_formats(formats)
         check_low_rank(low_rank)
-        stored = stored_options(formats, group_size, scale_format)
+        stored = stored_options(formats, group_size, scale_format, scale_per)
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
+        check_shared_scales(scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
         check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
         check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
         network = opened_network(model, keep=keep, quantizer=quantizer, range=range, transform=transform)
@@ -153,6 +157,7 @@ def _content(
         "gains": None if curves.gains is None else curves.gains.to_json(),
         "formats": formats,
         "scale_format": curves.scale_format.value,
+        "scale_per": curves.scale_per.value,
         "original_bytes": curves.original_bytes,
         "smallest_bytes": smallest,
         "smallest_bpw": 8 * smallest / curves.n_params,

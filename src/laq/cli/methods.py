@@ -11,6 +11,7 @@ def methods(as_json: AsJson = False, debug: Debug = False) -> None:
     with running(debug=debug, as_json=as_json, quiet=True) as out:
         from laq.allocation import ALLOCATORS
         from laq.cli.tables import table_of
+        from laq.core.scale_units import ScalePer
         from laq.core.scheme import ScaleFormat
         from laq.quantizers import QUANTIZERS
         from laq.ranges import RANGES
@@ -24,6 +25,7 @@ def methods(as_json: AsJson = False, debug: Debug = False) -> None:
         for name in RANGES.names():
             method = RANGES.get(name)
             found.append(("range", name, method.status, method.summary))
+        found += [("scale per", one.value, one.status, one.summary) for one in ScalePer]
         found += [("scale format", one.value, one.status, one.summary) for one in ScaleFormat]
         for name in TRANSFORMS.names():
             transform = TRANSFORMS.get(name)

@@ -12,6 +12,7 @@ import typer
 from laq.core.budget import parse_size
 from laq.core.errors import BudgetError, DataError, RequestError
 from laq.core.formats import FAMILIES, formats_of
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat, stored_as
 
 
@@ -93,6 +94,9 @@ Scales = Annotated[
     ScaleFormat | None,
     typer.Option("--scale-format", help="How scales are stored; log4 if not given, e8m0 with mxfp4."),
 ]
+ScalesPer = Annotated[
+    ScalePer, typer.Option("--scale-per", help="What a scale serves: beyond groups for integers alone.")
+]
 AllocatorName = Annotated[
     str, typer.Option("--allocator", help="How bytes are spent over units, see `laq methods`.")
 ]
@@ -150,15 +154,20 @@ def check_formats(families: str) -> None:
 
 
 def stored_options(
-    formats: str, group_size: GroupSize | None, scale_format: ScaleFormat | None
+    formats: str, group_size: GroupSize | None, scale_format: ScaleFormat | None, scale_per: ScalePer
 ) -> dict[str, Any]:
     """Return how tiles are stored as arguments of the API; RequestError for what does not go together."""
     found = stored_as(
         formats,
         group_size=None if group_size is None else int(group_size.value),
         scale_format=None if scale_format is None else scale_format.value,
+        scale_per=scale_per.value,
     )
-    return {"group_size": found.group_size, "scale_format": found.scale_format.value}
+    return {
+        "group_size": found.group_size,
+        "scale_format": found.scale_format.value,
+        "scale_per": found.scale_per.value,
+    }
 
 
 def check_low_rank(text: str) -> None:

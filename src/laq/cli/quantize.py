@@ -26,6 +26,7 @@ from laq.cli.options import (
     Quiet,
     RangeName,
     Scales,
+    ScalesPer,
     Seed,
     SensitivityName,
     Size,
@@ -39,7 +40,8 @@ from laq.cli.options import (
     stored_options,
 )
 from laq.cli.output import running
-from laq.core.target import Unit
+from laq.core.scale_units import ScalePer
+from laq.core.target import Unit, check_unit
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -79,6 +81,7 @@ def quantize(
     range: RangeName = "mse",
     group_size: Group = None,
     scale_format: Scales = None,
+    scale_per: ScalesPer = ScalePer.GROUP,
     transform: TransformNames = None,
     low_rank: LowRank = "0",
     keep: Keep = None,
@@ -105,10 +108,12 @@ def quantize(
         check_low_rank(low_rank)
         check_allocator(allocator)
         check_formats(formats)
-        stored = stored_options(formats, group_size, scale_format)
+        check_unit(unit, scale_per)
+        stored = stored_options(formats, group_size, scale_format, scale_per)
 
-        from laq.measuring import check_measure, check_together
+        from laq.measuring import check_measure, check_shared_scales, check_together
 
+        check_shared_scales(scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
         check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
         check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
         names = {"quantizer": quantizer, "range": range, "transform": transform}

@@ -15,7 +15,8 @@ from laq.core.gains import Gains, weight_classes
 from laq.core.groups import TileGrid
 from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.product import ProductCode, product_code
-from laq.core.scheme import ScaleFormat
+from laq.core.scale_units import ScalePer
+from laq.core.scheme import ScaleFormat, StoredAs
 from laq.core.storage import checked_names, open_value, refusing, save_value
 
 FORMER_CANDIDATES = (9, 15)
@@ -89,6 +90,8 @@ class Curves:
         The same weights with corrections of other ranks, for a plan to choose among.
     low_rank : str
         What was asked for: a rank, or "auto"; see `laq.core.low_rank.ranks_of`.
+    scale_per : ScalePer
+        What scales serve.
     """
 
     weights: tuple[WeightCurves, ...]
@@ -106,6 +109,12 @@ class Curves:
     gains: Gains | None = None
     alternatives: tuple[WeightCurves, ...] = ()
     low_rank: str = "0"
+    scale_per: ScalePer = ScalePer.GROUP
+
+    @property
+    def stored(self) -> StoredAs:
+        """How tiles are stored."""
+        return StoredAs(self.weights[0].grid.group_size, self.scale_format, self.scale_per)
 
     def predict(self, sum_nats: float) -> float:
         """Return the predicted KL of a network whose chosen losses add up to `sum_nats`."""
@@ -150,6 +159,7 @@ class Curves:
             "sensitivity": self.sensitivity,
             "gains": None if self.gains is None else self.gains.to_json(),
             "low_rank": self.low_rank,
+            "scale_per": self.scale_per.value,
         }
         save_value(Path(path), "curves", header, arrays)
 
@@ -177,6 +187,7 @@ class Curves:
                 range=header.get("range", FIRST_RANGE),
                 transforms=checked_names(header.get("transforms", [])),
                 low_rank=str(header.get("low_rank", "0")),
+                scale_per=ScalePer(header.get("scale_per", ScalePer.GROUP.value)),
                 **{name: header[name] for name in names},
                 sensitivity=str(header.get("sensitivity", "fisher")),  # the only one there was once
                 gains=None if gains is None else Gains.from_json(gains),

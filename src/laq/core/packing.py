@@ -12,11 +12,13 @@ import numpy.typing as npt
 from laq.core.errors import FormatError
 from laq.core.formats import CANDIDATES, PALETTES, payload_bytes
 from laq.core.formats.table import PALETTE_BYTES
+from laq.core.formats.trellis import TAG as TRELLIS_TAG
 from laq.core.groups import TILE_ROWS, TileGrid
 from laq.core.low_rank import LowRank, low_rank_problems, low_rank_sections
 from laq.core.permutation import IndexArray, index_dtype, is_permutation
 from laq.core.product import ProductTensor
 from laq.core.qtensor import LOG4_SPAN
+from laq.core.scale_units import ScalePer, scale_units
 from laq.core.scheme import ScaleFormat
 
 BRICK_COLUMNS = 32
@@ -96,6 +98,9 @@ class PackedTensor:
         Learned entries of 2, 3 and 4 bits; None if no tile uses them.
     low_rank : LowRank or None
         What is added to the matrix.
+    scale_per : ScalePer
+        What scales serve. If not a group, `scales` and `zero_points` are [n_entries, 16 or 1], a byte for
+        each zero point, see `laq.core.scale_units`; with a scale for the weight there is one base.
     """
 
     grid: TileGrid
@@ -111,10 +116,11 @@ class PackedTensor:
     column_permutation: IndexArray | None
     palettes: npt.NDArray[np.uint8] | None = None
     low_rank: LowRank | None = None
+    scale_per: ScalePer = ScalePer.GROUP
 
     def sections(self) -> dict[str, npt.NDArray[Any]]:
         """Return the stored arrays by section name, in file order."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)[2:-1]}
+        named = {field.name: getattr(self, field.name) for field in fields(self)[2:-2]}
         correction = {} if self.low_rank is None else self.low_rank.sections()
         return {name: array for name, array in named.items() if array is not None} | correction
 
@@ -149,6 +155,7 @@ def section_specs(
     *,
     has_row_permutation: bool,
     rank: int = 0,
+    scale_per: ScalePer = ScalePer.GROUP,
 ) -> list[SectionSpec]:
     """Return what packing will store for these choices, except the column permutation (shared).
 
@@ -164,25 +171,37 @@ def section_specs(
         Whether rows are sorted.
     rank : int
         Of the correction; 0 if there is none.
+    scale_per : ScalePer
+        What scales serve.
     """
     tags = TAGS[choices]
     n_stored = int((tags > 0).sum())
-    zero_point_bits = int(ZERO_POINT_BITS[tags].sum(dtype=np.int64))
+    scales: tuple[int, ...] = (n_stored, *scale_format.tile_shape)
+    zero_points: tuple[int, ...] = (int(ZERO_POINT_BITS[tags].sum(dtype=np.int64)) * TILE_ROWS // 8,)
+    if scale_per is not ScalePer.GROUP:
+        units = scale_units(tags[tags > 0], np.nonzero(tags)[0], scale_per)
+        scales = zero_points = (len(units.first), scale_per.stored_rows)
     specs = [
         SectionSpec("payload", np.dtype(np.uint8), (int(tile_bytes(grid.group_size)[tags].sum()),)),
         SectionSpec("bits", np.dtype(np.uint8), (n_stored,)),
         SectionSpec("groups", np.dtype(np.uint16), (n_stored,)),
-        SectionSpec("scales", scale_format.dtype, (n_stored, *scale_format.tile_shape)),
-        SectionSpec("zero_points", np.dtype(np.uint8), (zero_point_bits * TILE_ROWS // 8,)),
+        SectionSpec("scales", scale_format.dtype, scales),
+        SectionSpec("zero_points", np.dtype(np.uint8), zero_points),
         SectionSpec("row_offsets", np.dtype(np.uint64), (grid.n_row_blocks,)),
     ]
     if scale_format.has_base:
-        specs.append(SectionSpec("scale_base", np.dtype(np.float16), (grid.n_row_blocks,)))
+        n_bases = n_scale_bases(grid, scale_per)
+        specs.append(SectionSpec("scale_base", np.dtype(np.float16), (n_bases,)))
     if has_row_permutation:
         specs.append(SectionSpec("row_permutation", index_dtype(grid.n_rows), (grid.n_rows,)))
     if uses_palettes(tags):
         specs.append(SectionSpec("palettes", np.dtype(np.uint8), (PALETTE_BYTES,)))
     return specs + [SectionSpec(*section) for section in low_rank_sections(grid.n_rows, grid.n_columns, rank)]
+
+
+def n_scale_bases(grid: TileGrid, scale_per: ScalePer) -> int:
+    """Return how many powers of two log scales count from."""
+    return 1 if scale_per is ScalePer.TENSOR else grid.n_row_blocks
 
 
 def uses_palettes(tags: npt.NDArray[np.uint8]) -> bool:
@@ -252,17 +271,28 @@ def _tile_problems(packed: PackedTensor) -> list[str]:
         problems.append(f"payload has {len(packed.payload)} bytes, its tile table says {end}")
     if packed.groups.shape != (n_stored,) or (n_stored and int(packed.groups.max()) >= grid.n_groups):
         problems.append(f"column group index beyond the {grid.n_groups} groups")
+    shared = packed.scale_per is not ScalePer.GROUP  # those are checked once row blocks are known
     expected = (n_stored, *packed.scale_format.tile_shape)
-    if packed.scales.shape != expected:
+    if shared:
+        problems += _sharing_problems(packed)
+    elif packed.scales.shape != expected:
         problems.append(f"scales have shape {packed.scales.shape}, expected {expected}")
     elif packed.scale_format is ScaleFormat.LOG4 and (packed.scales[:, 0] > 255 - LOG4_SPAN).any():
         problems.append(f"the byte of a tile's scales is above {255 - LOG4_SPAN}")
     n_zero_bytes = int(zero_point_offsets(packed.bits)[-1])
-    if len(packed.zero_points) != n_zero_bytes:
+    if not shared and len(packed.zero_points) != n_zero_bytes:
         problems.append(f"zero points have {len(packed.zero_points)} bytes, expected {n_zero_bytes}")
     if not problems:
         problems += _row_block_problems(packed)
     return problems
+
+
+def _sharing_problems(packed: PackedTensor) -> list[str]:
+    if (packed.bits >= TRELLIS_TAG).any():
+        return ["tiles that are no integers share scales"]
+    if packed.scale_format is ScaleFormat.LOG4:
+        return ["scales of four bits are shared"]
+    return []
 
 
 def _row_block_problems(packed: PackedTensor) -> list[str]:
@@ -273,12 +303,26 @@ def _row_block_problems(packed: PackedTensor) -> list[str]:
         return ["row block offsets do not fall on tiles"]
     if (np.diff(offsets) < 0).any():
         return ["row block offsets fall"]
-    blocks = tile_row_blocks(packed)
-    keys = blocks * grid.n_groups + packed.groups
+    keys = tile_row_blocks(packed) * grid.n_groups + packed.groups
     if len(np.unique(keys)) != len(keys):
         return ["a tile is stored twice"]
+    return _scale_problems(packed)
+
+
+def _scale_problems(packed: PackedTensor) -> list[str]:
+    """Scales and bases of sound row blocks."""
+    blocks = tile_row_blocks(packed)
+    if packed.scale_per is not ScalePer.GROUP:
+        units = scale_units(packed.bits, blocks, packed.scale_per)
+        expected = (len(units.first), packed.scale_per.stored_rows)
+        if not packed.scales.shape == packed.zero_points.shape == expected:
+            return [f"scales and zero points have not the shape {expected}"]
+        if (packed.zero_points >> ZERO_POINT_BITS[packed.bits[units.first], None]).any():
+            return ["zero points are wider than their codes"]
+        blocks = blocks[units.first]
     base = packed.scale_base
-    if base is not None and (base.shape != (grid.n_row_blocks,) or not _is_power_of_two(base).all()):
+    n_bases = n_scale_bases(packed.grid, packed.scale_per)
+    if base is not None and (base.shape != (n_bases,) or not _is_power_of_two(base).all()):
         return ["scale base is not a positive power of two for each row block"]
     if packed.scale_format is ScaleFormat.FLOAT16 and not np.isfinite(packed.scales).all():
         return ["scales are not finite"]

@@ -19,6 +19,7 @@ from laq.core.groups import TileGrid
 from laq.core.packing import SectionSpec, section_specs
 from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.product import ProductCode, product_code, product_sections
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import MALFORMED, checked_names, write_text_atomic
 from laq.core.target import Unit
@@ -64,14 +65,19 @@ class WeightPlan:
         counts = np.bincount(self.choices.ravel(), minlength=len(CANDIDATES))
         return {c.name: int(n) for c, n in zip(CANDIDATES, counts, strict=True) if n}
 
-    def size_bytes(self, scale_format: ScaleFormat) -> int:
+    def size_bytes(self, scale_format: ScaleFormat, scale_per: ScalePer = ScalePer.GROUP) -> int:
         """Return the bytes this weight will take, the shared column permutation left out."""
         if self.product is not None:
             sections = product_sections(self.grid.n_rows, self.grid.n_columns, self.product)
             return sum(SectionSpec(*section).size_bytes for section in sections)
         has_rows = self.row_permutation is not None
         specs = section_specs(
-            self.grid, scale_format, self.choices, has_row_permutation=has_rows, rank=self.rank
+            self.grid,
+            scale_format,
+            self.choices,
+            has_row_permutation=has_rows,
+            rank=self.rank,
+            scale_per=scale_per,
         )
         return sum(spec.size_bytes for spec in specs)
 
@@ -106,6 +112,8 @@ class Plan:
         The network that this plan was made for.
     range : str
         Method that will choose scales and zero points of integers.
+    scale_per : ScalePer
+        What scales serve.
     """
 
     weights: tuple[WeightPlan, ...]
@@ -120,6 +128,7 @@ class Plan:
     source_hash: str
     range: str = FIRST_RANGE
     transforms: tuple[str, ...] = ()
+    scale_per: ScalePer = ScalePer.GROUP
 
     @property
     def bpw(self) -> float:
@@ -151,6 +160,7 @@ class Plan:
             "predicted_loss_nats": float(f"{self.predicted_loss_nats:.6g}"),
             "source_hash": self.source_hash,
             "transforms": list(self.transforms),
+            **({} if self.scale_per is ScalePer.GROUP else {"scale_per": self.scale_per.value}),
         }
 
     @staticmethod
@@ -181,6 +191,7 @@ def _plan_from_json(content: dict[str, Any]) -> Plan:
         scale_format=ScaleFormat(content["scale_format"]),
         range=content.get("range", FIRST_RANGE),
         transforms=checked_names(content.get("transforms", [])),
+        scale_per=ScalePer(content.get("scale_per", ScalePer.GROUP.value)),
         **{name: content[name] for name in names},
     )
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from laq.core.groups import TileGrid
 from laq.core.permutation import IndexArray
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import LOG_STEPS, ScaleFormat
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -74,6 +75,8 @@ class QTensor:
         Source column of each stored column; None if columns keep their order.
     palettes : uint8 [`laq.core.formats.table.PALETTE_BYTES`], or None
         Learned entries, for formats that use them.
+    scale_per : ScalePer
+        What shares scales and zero points: they are equal there in tiles of one format.
     """
 
     grid: TileGrid
@@ -85,6 +88,7 @@ class QTensor:
     row_permutation: IndexArray | None
     column_permutation: IndexArray | None
     palettes: UInt8Array | None = None
+    scale_per: ScalePer = ScalePer.GROUP
 
 
 def decode_scales(

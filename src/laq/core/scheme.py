@@ -9,8 +9,10 @@ from enum import Enum
 import numpy as np
 
 from laq.core.errors import RequestError
-from laq.core.formats import MXFP4, Format, payload_bytes
+from laq.core.formats import CANDIDATES, FAMILIES, MXFP4, Format, Integer, payload_bytes
+from laq.core.formats.integer import TERNARY
 from laq.core.groups import GROUP_SIZES, TILE_ROWS
+from laq.core.scale_units import ScalePer
 
 LOG_STEPS = 8
 """Steps of the log scale grid in an octave: 1/8 octave costs no measurable quality against float16."""
@@ -86,17 +88,24 @@ class ScaleFormat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoredAs:
-    """Group size and scale format, for all formats alike."""
+    """Group size, scale format and what a scale serves, for all formats alike."""
 
     group_size: int
     scale_format: ScaleFormat
+    scale_per: ScalePer = ScalePer.GROUP
 
 
 MXFP4_STORED = StoredAs(32, ScaleFormat.E8M0)
 """Rouhani et al., arXiv:2310.10537: 32 values of E2M1 share a scale E8M0."""
 
 
-def stored_as(formats: str, *, group_size: int | None = None, scale_format: str | None = None) -> StoredAs:
+def stored_as(
+    formats: str,
+    *,
+    group_size: int | None = None,
+    scale_format: str | None = None,
+    scale_per: str = "group",
+) -> StoredAs:
     """Return how tiles are stored, with what formats ask for in place of what is not given.
 
     Parameters
@@ -106,7 +115,10 @@ def stored_as(formats: str, *, group_size: int | None = None, scale_format: str 
     group_size : int, optional
         32, 64 or 128; without it 64, with `mxfp4` 32.
     scale_format : str, optional
-        "log4", "log8", "float16" or "e8m0"; without it log4, with `mxfp4` e8m0.
+        "log4", "log8", "float16" or "e8m0"; without it log4, with `mxfp4` e8m0, for units larger than a group
+        log8.
+    scale_per : str
+        "group", "tile", "channel" or "tensor".
 
     Raises
     ------
@@ -116,14 +128,19 @@ def stored_as(formats: str, *, group_size: int | None = None, scale_format: str 
     Examples
     --------
     >>> stored_as("integer", group_size=128)
-    StoredAs(group_size=128, scale_format=<ScaleFormat.LOG4: 'log4'>)
+    StoredAs(group_size=128, scale_format=<ScaleFormat.LOG4: 'log4'>, scale_per=<ScalePer.GROUP: 'group'>)
     """
+    _check_known("scale_per", scale_per, [one.value for one in ScalePer])
     _check_known("group_size", group_size, GROUP_SIZES)
     _check_known("scale_format", scale_format, [one.value for one in ScaleFormat])
-    asked = MXFP4_STORED if MXFP4 in formats.split(",") else StoredAs(64, ScaleFormat.LOG4)
+    per = ScalePer(scale_per)
+    asked = StoredAs(64, ScaleFormat.LOG4 if per is ScalePer.GROUP else ScaleFormat.LOG8)
+    if MXFP4 in formats.split(","):
+        asked = MXFP4_STORED
     found = StoredAs(
         asked.group_size if group_size is None else group_size,
         asked.scale_format if scale_format is None else ScaleFormat(scale_format),
+        per,
     )
     check_stored(formats, found)
     return found
@@ -138,6 +155,8 @@ def _check_known(name: str, value: object, known: Sequence[object]) -> None:
 
 def check_stored(formats: str, stored: StoredAs) -> None:
     """Raise RequestError if formats are not for this group size and these scales."""
+    if stored.scale_per is not ScalePer.GROUP:
+        _check_shared(formats, stored)
     if MXFP4 in formats.split(",") and stored != MXFP4_STORED:
         own, others = MXFP4_STORED, [one.value for one in ScaleFormat]
         raise RequestError(
@@ -149,9 +168,33 @@ def check_stored(formats: str, stored: StoredAs) -> None:
         )
 
 
+def _check_shared(formats: str, stored: StoredAs) -> None:
+    """Scales of units larger than a group: of integers, and in formats that need no neighbours."""
+    integers = [
+        name for name, members in FAMILIES.items() if members and all(isinstance(c, Integer) for c in members)
+    ]
+    scales = [one.value for one in ScaleFormat if one is not ScaleFormat.LOG4]
+    if stored.scale_format.value not in scales or not set(formats.split(",")) <= set(integers):
+        per = stored.scale_per.value
+        raise RequestError(
+            f"a scale per {per} is for integers and scales of a byte or two, "
+            f"asked for formats {formats!r} with {stored.scale_format.value}",
+            hint=f"good combinations: --scale-per {per} --format {' | '.join(integers)} "
+            f"--scale-format {' | '.join(scales)}; --scale-per {ScalePer.GROUP.value} with all others",
+        )
+
+
+def allowed_under(per: ScalePer, allowed: Sequence[bool]) -> tuple[bool, ...]:
+    """Leave out what shared scales could not tell apart: formats of one tag would have the same."""
+    return tuple(
+        may and not (per.beyond_groups and candidate is TERNARY)
+        for candidate, may in zip(CANDIDATES, allowed, strict=True)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """Format, group size and scale format of a tile.
+    """Format, group size and scales of a tile.
 
     Examples
     --------
@@ -165,6 +208,7 @@ class Scheme:
     format: Format
     group_size: int
     scale_format: ScaleFormat
+    scale_per: ScalePer = ScalePer.GROUP
 
     @property
     def payload_bytes(self) -> int:
@@ -173,8 +217,19 @@ class Scheme:
 
     @property
     def tile_bytes(self) -> int:
-        """Bytes of one tile: codes, scales, zero points and its line in the tile table."""
+        """Bytes of one tile: codes, its own scales and zero points, and its line in the tile table."""
         if self.format.code_bits == 0:
             return 0
-        zero_points = TILE_ROWS * self.format.zero_point_bits // 8
-        return self.payload_bytes + self.scale_format.tile_scale_bytes + zero_points + TILE_TABLE_BYTES
+        own = 0 if self.scale_per.beyond_groups else self._entry_bytes
+        return self.payload_bytes + own + TILE_TABLE_BYTES
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of the scales and zero points that tiles of a row block, or of a weight, share."""
+        return self._entry_bytes if self.scale_per.beyond_groups and self.format.code_bits else 0
+
+    @property
+    def _entry_bytes(self) -> int:
+        if self.scale_per is ScalePer.GROUP:
+            return self.scale_format.tile_scale_bytes + TILE_ROWS * self.format.zero_point_bits // 8
+        return self.scale_per.stored_rows * (self.scale_format.dtype.itemsize + 1)

@@ -20,6 +20,7 @@ from laq.core.packing import PackedTensor, SectionSpec, StoredTensor, check_pack
 from laq.core.permutation import IndexArray, index_dtype
 from laq.core.product import ProductCode, ProductTensor, product_code, product_problems, product_sections
 from laq.core.progress import track
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import FolderKind, replaced_folder
 from laq.io.manifest import (
@@ -88,7 +89,7 @@ class Archive:
         """
         if entry.product:
             return self._product(entry)
-        scale_format = self.manifest.scale_format
+        scale_format, per = self.manifest.scale_format, self.manifest.scale_per
         get, has_palettes = self._section, f"{entry.name}.palettes" in self.tensors
         tensor = PackedTensor(
             grid=entry.grid,
@@ -98,7 +99,7 @@ class Archive:
             groups=get(entry.name, "groups", np.uint16),
             scales=get(entry.name, "scales", scale_format.dtype, rank=2),
             scale_base=get(entry.name, "scale_base", np.float16) if scale_format.has_base else None,
-            zero_points=get(entry.name, "zero_points", np.uint8),
+            zero_points=get(entry.name, "zero_points", np.uint8, rank=1 if per is ScalePer.GROUP else 2),
             row_offsets=get(entry.name, "row_offsets", np.uint64),
             row_permutation=self._permutation(
                 f"{entry.name}.row_permutation", entry.shape[0], required=False
@@ -106,6 +107,7 @@ class Archive:
             column_permutation=self._columns(entry),
             palettes=get(entry.name, "palettes", np.uint8) if has_palettes else None,
             low_rank=self._low_rank(entry) if entry.rank else None,
+            scale_per=per,
         )
         check_packed(tensor, name=entry.name)
         return tensor
@@ -257,6 +259,7 @@ def _manifest_json(
         "version": _version(manifest, packed.values()),
         "architecture": manifest.architecture,
         "scale_format": manifest.scale_format.value,
+        **({} if manifest.scale_per is ScalePer.GROUP else {"scale_per": manifest.scale_per.value}),
         "plan": dict(manifest.plan),
         "provenance": dict(manifest.provenance),
         "record": dict(manifest.record),
@@ -271,7 +274,7 @@ def _manifest_json(
 
 def _version(manifest: Manifest, packed: Collection[StoredTensor]) -> int:
     """Return the first version that knows these bytes: older readers open what they can."""
-    scales = SCALES_VERSION.get(manifest.scale_format, 1)
+    scales = SCALES_VERSION.get(manifest.scale_format, 1) if manifest.scale_per is ScalePer.GROUP else 4
     return max([scales, *map(_first_version, packed)])
 
 
@@ -374,7 +377,9 @@ def _bytes_with_header(name: str, sections: Iterable[tuple[str, np.dtype[Any], t
 def _widest_sections(entry: WeightEntry, manifest: Manifest) -> list[SectionSpec]:
     grid = entry.grid
     choices = np.full((grid.n_row_blocks, grid.n_groups), 8, np.uint8)
-    return section_specs(grid, manifest.scale_format, choices, has_row_permutation=True)
+    return section_specs(
+        grid, manifest.scale_format, choices, has_row_permutation=True, scale_per=manifest.scale_per
+    )
 
 
 def _dtype_name(spec: SectionSpec) -> str:

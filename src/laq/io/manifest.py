@@ -13,6 +13,7 @@ from laq.core.errors import FormatError
 from laq.core.formats import FAMILIES
 from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.product import product_code
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import MALFORMED
 
@@ -110,6 +111,8 @@ class Manifest:
         Files that hold the tensors.
     sidecars : tuple of str
         The source's config and tokenizer files beside them.
+    scale_per : ScalePer
+        What scales serve; not written where it is the group.
     """
 
     architecture: str
@@ -122,6 +125,7 @@ class Manifest:
     record: Mapping[str, Any]
     shards: tuple[str, ...] = ()
     sidecars: tuple[str, ...] = ()
+    scale_per: ScalePer = ScalePer.GROUP
 
     @property
     def n_params(self) -> int:
@@ -213,6 +217,7 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
         record=dict(content["record"]),
         shards=tuple(content["shards"]),
         sidecars=tuple(map(str, sidecars)),
+        scale_per=ScalePer(content.get("scale_per", ScalePer.GROUP.value)),
     )
 
 

@@ -23,7 +23,13 @@ from laq.core.packing import (
 )
 from laq.core.permutation import inverse
 from laq.core.qtensor import QTensor
-from laq.kernels.scales import by_tile, pack_zero_points, store_scales, stored_scales, unpack_zero_points
+from laq.kernels.scales import (
+    expanded,
+    store_scales,
+    store_zero_points,
+    stored_scales,
+    unpack_zero_points,
+)
 
 FIELD_WIDTHS: dict[int, tuple[int, ...]] = {
     1: (1,),
@@ -195,7 +201,7 @@ def pack(tensor: QTensor, *, pack_codes: PackCodes = pack_codes) -> PackedTensor
     order = stored_order(tags)
     stored_tags = tags.ravel()[order]
     row_bytes = tile_bytes(grid.group_size)[tags].sum(1)
-    scales, scale_base = store_scales(tensor, order)
+    scales, scale_base = store_scales(tensor, order, stored_tags)
     return PackedTensor(
         grid=grid,
         scale_format=tensor.scale_format,
@@ -204,11 +210,12 @@ def pack(tensor: QTensor, *, pack_codes: PackCodes = pack_codes) -> PackedTensor
         groups=(order % grid.n_groups).astype(np.uint16),
         scales=scales,
         scale_base=scale_base,
-        zero_points=pack_zero_points(by_tile(tensor.zero_points, grid)[order], stored_tags),
+        zero_points=store_zero_points(tensor, order, stored_tags),
         row_offsets=(np.cumsum(row_bytes) - row_bytes).astype(np.uint64),
         row_permutation=tensor.row_permutation,
         column_permutation=tensor.column_permutation,
         palettes=tensor.palettes if uses_palettes(stored_tags) else None,
+        scale_per=tensor.scale_per,
     )
 
 
@@ -269,7 +276,7 @@ def padded_table(table: Table) -> UInt8Array:
 
 def dequantize(packed: PackedTensor) -> npt.NDArray[np.float32]:
     """Return the matrix in the source's order of rows and columns; float32 [n_rows, n_columns]."""
-    grid = packed.grid
+    grid, packed = packed.grid, expanded(packed)
     centred = levels_of(unpack_tiles(packed), packed.bits, packed.palettes).astype(np.float32)
     centred -= unpack_zero_points(packed.zero_points, packed.bits)[:, :, None]
     tiles = np.zeros((grid.n_row_blocks, grid.n_groups, TILE_ROWS, grid.group_size), np.float32)

@@ -13,9 +13,11 @@ from typing import ClassVar, Literal
 
 import torch
 
+from laq.core.groups import TILE_ROWS
 from laq.core.registry import Registry
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.engine import Engine
+from laq.quantizers.common.engine import Engine, FixedScales
 from laq.quantizers.common.engines import engine_of
 from laq.ranges import RANGES, Range
 from laq.ranges.mse import Mse
@@ -54,18 +56,36 @@ class Feedback:
         The hessian itself, for methods that lower its quadratic form; None for those that do not.
     palettes : uint8 [row blocks or 1, `laq.core.formats.table.PALETTE_BYTES`], or None
         Learned entries of the weight, where tiles may use them; see `laq.quantizers.common.palettes`.
+    fixed : FixedScales or None
+        Scales of whole weights, where they are shared.
     """
 
     column_weights: torch.Tensor
     factor: torch.Tensor | None
     hessian: torch.Tensor | None = None
     palettes: torch.Tensor | None = None
+    fixed: FixedScales | None = None
 
     def of_blocks(self, blocks: slice) -> Feedback:
         """Return the same for some row blocks of the weight."""
+        rows = slice(TILE_ROWS * blocks.start, TILE_ROWS * blocks.stop)
+        fixed = None if self.fixed is None else self.fixed.of_rows(rows)
         if self.palettes is None or len(self.palettes) == 1:
+            return replace(self, fixed=fixed)
+        return replace(self, palettes=self.palettes[blocks], fixed=fixed)
+
+    def with_fixed(
+        self, engine: Engine, weight: torch.Tensor, choices: torch.Tensor, scale_format: ScaleFormat
+    ) -> Feedback:
+        """Return the same with the scales that an engine chooses before rounding; those there are stay.
+
+        weight : float32 [columns, rows]        choices : uint8, candidate formats
+        """
+        if self.fixed is not None:
             return self
-        return replace(self, palettes=self.palettes[blocks])
+        return replace(
+            self, fixed=engine.fixed(weight, self.column_weights, choices, scale_format=scale_format)
+        )
 
 
 class Quantizer(ABC):
@@ -75,18 +95,21 @@ class Quantizer(ABC):
     ----------
     range : Range, optional
         How scales and zero points of integers are chosen; `mse` if not given.
+    scale_per : ScalePer
+        What a scale serves.
     """
 
     status: ClassVar[Literal["stable", "experimental"]]
     summary: ClassVar[str]
 
-    def __init__(self, range: Range | None = None) -> None:
+    def __init__(self, range: Range | None = None, scale_per: ScalePer = ScalePer.GROUP) -> None:
         self._range = Mse() if range is None else range
+        self.scale_per = scale_per
 
     @property
     def engine(self) -> Engine:
         """What searches and rounds groups with the range given; methods and measurement use it alike."""
-        return engine_of(self._range)
+        return engine_of(self._range, self.scale_per)
 
     @abstractmethod
     def prepare(self, hessian: torch.Tensor) -> Feedback:
@@ -110,12 +133,12 @@ class Quantizer(ABC):
 QUANTIZERS: Registry[Quantizer] = Registry("quantizer", "laq.quantizers", Quantizer)  # type: ignore[type-abstract]  # the ABC is only the bound
 
 
-def quantizer_of(name: str, range_name: str) -> Quantizer:
-    """Return a quantizer with a range, both by name.
+def quantizer_of(name: str, range_name: str, scale_per: ScalePer = ScalePer.GROUP) -> Quantizer:
+    """Return a quantizer with a range, both by name, and what a scale serves.
 
     Raises
     ------
     RequestError
         If there is no such method; names those there are.
     """
-    return QUANTIZERS.get(name)(RANGES.get(range_name)())
+    return QUANTIZERS.get(name)(RANGES.get(range_name)(), scale_per)

@@ -32,6 +32,7 @@ class RoundToNearest(Quantizer):
         codes = torch.empty(blocks.shape, dtype=torch.uint8)
         scales, zeros = [], torch.empty((groups, rows))
         rounding, floor = self.engine, scale_floor(weight)
+        fixed = feedback.with_fixed(rounding, weight, choices, scale_format).fixed
         for group, block in enumerate(blocks):
             rounded = rounding.round(
                 block,
@@ -41,6 +42,7 @@ class RoundToNearest(Quantizer):
                 factor=None,
                 scale_format=scale_format,
                 palettes=feedback.palettes,
+                fixed=fixed,
             )
             codes[group], zeros[group] = rounded.codes, rounded.zero_points
             scales.append(rounded.scales)

@@ -45,6 +45,8 @@ class Range(ABC):
 
     status: ClassVar[Literal["stable", "experimental"]]
     summary: ClassVar[str]
+    serves_units: ClassVar[bool] = False
+    """Whether it may look at more than a group: at units of any length, or at the ends of a whole weight."""
 
     @abstractmethod
     def search(

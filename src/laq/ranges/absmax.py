@@ -26,6 +26,7 @@ class AbsMax(Range):
 
     status: ClassVar[Literal["stable", "experimental"]] = "stable"
     summary: ClassVar[str] = "symmetric about zero, out to the largest absolute value"
+    serves_units: ClassVar[bool] = True
 
     def search(
         self,

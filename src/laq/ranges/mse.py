@@ -24,6 +24,7 @@ class Mse(Range):
 
     status: ClassVar[Literal["stable", "experimental"]] = "stable"
     summary: ClassVar[str] = "clip search: the shrunk range of least weighted squared error"
+    serves_units: ClassVar[bool] = True
 
     def search(
         self,

@@ -23,6 +23,7 @@ class ZeroPoint(Range):
 
     status: ClassVar[Literal["stable", "experimental"]] = "stable"
     summary: ClassVar[str] = "asymmetric, from the least to the largest value, zero exact"
+    serves_units: ClassVar[bool] = True
 
     def search(
         self,

@@ -21,7 +21,7 @@ from laq.core.packing import StoredTensor
 from laq.core.permutation import IndexArray, index_dtype
 from laq.core.plan import Plan, WeightPlan
 from laq.core.record import Record
-from laq.core.scheme import ScaleFormat
+from laq.core.scheme import StoredAs
 from laq.io.archive import (
     archive_tensors,
     fixed_bytes,
@@ -118,6 +118,7 @@ class Result:
             kept={kept.name: "" for kept in self.network.kept},
             column_permutations=dict.fromkeys(self.plan.column_permutations, ""),
             scale_format=self.plan.scale_format,
+            scale_per=self.plan.scale_per,
             plan=self.plan.summary(),
             provenance=provenance,
             record={} if self.record is None else self.record.to_json(),
@@ -191,7 +192,7 @@ def archive_fixed_bytes(
     network: Network,
     weights: Sequence[WeightCurves],
     column_permutations: Mapping[str, IndexArray],
-    scale_format: ScaleFormat,
+    stored: StoredAs,
 ) -> int:
     """Return the bytes of an archive besides its weights' own sections.
 
@@ -203,8 +204,8 @@ def archive_fixed_bytes(
         Shapes and orders of the packed weights.
     column_permutations : mapping
         Shared orders of columns.
-    scale_format : ScaleFormat
-        How scales are stored.
+    stored : StoredAs
+        How scales are stored, and what they serve.
     """
     curves = {weight.name: weight for weight in weights}
     entries = tuple(
@@ -225,7 +226,8 @@ def archive_fixed_bytes(
         weights=entries,
         kept={kept.name: "" for kept in network.kept},
         column_permutations=dict.fromkeys(column_permutations, ""),
-        scale_format=scale_format,
+        scale_format=stored.scale_format,
+        scale_per=stored.scale_per,
         plan={},
         provenance={},
         record={},

@@ -17,6 +17,7 @@ from laq.core.formats import formats_of
 from laq.core.permutation import IndexArray
 from laq.core.product import ProductCode
 from laq.core.registry import Registry
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.networks.module import Batch, Network
@@ -51,6 +52,8 @@ class Subject:
         `Measured.weights`, the others make alternatives.
     products : tuple of ProductCode
         Measured beside, as alternatives.
+    scale_per : ScalePer
+        What a scale serves.
     """
 
     network: Network
@@ -64,6 +67,7 @@ class Subject:
     allowed: Sequence[bool] = formats_of("all")
     ranks: tuple[int, ...] = (0,)
     products: tuple[ProductCode, ...] = ()
+    scale_per: ScalePer = ScalePer.GROUP
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from laq.core.formats import CANDIDATES, PRODUCT, check_range, formats_of
 from laq.core.groups import TileGrid
 from laq.core.packing import section_specs
 from laq.core.plan import Plan, WeightPlan
-from laq.core.scheme import ScaleFormat, Scheme, StoredAs, check_stored
-from laq.core.target import Unit
+from laq.core.scale_units import ScalePer
+from laq.core.scheme import Scheme, StoredAs, check_stored
+from laq.core.target import Unit, check_unit
 from laq.io.archive import low_rank_bytes, product_bytes
 from laq.io.safetensors_header import DATA_ALIGNMENT_BYTES
 
@@ -82,7 +83,8 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
         If the budget is below the smallest or above the original size; says the possible range.
     """
     check_range(curves.range, formats)
-    check_stored(formats, StoredAs(curves.weights[0].grid.group_size, curves.scale_format))
+    check_stored(formats, curves.stored)
+    check_unit(unit, curves.scale_per)
     if formats == PRODUCT and unit is Unit.NETWORK:
         raise RequestError("product codes are chosen for each weight", hint="choose unit tensor")
     smallest, largest = size_range(curves, unit=unit, formats=formats, floor=floor)
@@ -99,6 +101,7 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
         column_permutations=curves.column_permutations,
         unit=unit,
         scale_format=curves.scale_format,
+        scale_per=curves.scale_per,
         quantizer=curves.quantizer,
         range=curves.range,
         transforms=curves.transforms,
@@ -152,7 +155,7 @@ def _allowed(formats: str, *, floor: bool) -> npt.NDArray[np.bool_]:
 
 def _units(curves: Curves, unit: Unit, *, formats: str, floor: bool) -> _Units:
     allowed = _allowed(formats, floor=floor)
-    parts = [_allowed_units(weight, curves.scale_format, unit, allowed) for weight in curves.weights]
+    parts = [_allowed_units(weight, curves.stored, unit, allowed) for weight in curves.weights]
     joined = _Units(
         losses=np.concatenate([part.losses for part in parts], 1),
         costs=np.concatenate([part.costs for part in parts], 1),
@@ -181,16 +184,17 @@ def _unmeasured(formats: str) -> RequestError:
 
 
 def _allowed_units(
-    weight: WeightCurves, scale_format: ScaleFormat, unit: Unit, allowed: npt.NDArray[np.bool_]
+    weight: WeightCurves, stored: StoredAs, unit: Unit, allowed: npt.NDArray[np.bool_]
 ) -> _Units:
-    units = _weight_units(weight, scale_format, unit)
+    units = _weight_units(weight, stored, unit)
     if weight.product is None:  # else there are no tiles to choose for
         units.losses[~allowed] = np.inf
     return units
 
 
-def _weight_units(weight: WeightCurves, scale_format: ScaleFormat, unit: Unit) -> _Units:
-    tile_bytes = [Scheme(c, weight.grid.group_size, scale_format).tile_bytes for c in CANDIDATES]
+def _weight_units(weight: WeightCurves, stored: StoredAs, unit: Unit) -> _Units:
+    schemes = [Scheme(c, weight.grid.group_size, stored.scale_format, stored.scale_per) for c in CANDIDATES]
+    tile_bytes = [scheme.tile_bytes for scheme in schemes]
     losses = np.asarray(weight.loss_nats, np.float64).reshape(len(CANDIDATES), -1)
     n = losses.shape[1]
     tiles = _Units(
@@ -200,7 +204,10 @@ def _weight_units(weight: WeightCurves, scale_format: ScaleFormat, unit: Unit) -
     )
     if unit is Unit.TILE:
         return tiles
-    return _summed(tiles, weight.grid.n_groups if unit is Unit.ROW else n)
+    units = _summed(tiles, weight.grid.n_groups if unit is Unit.ROW else n)
+    n_shared = 1 if unit is Unit.ROW or stored.scale_per is ScalePer.TENSOR else weight.grid.n_row_blocks
+    units.costs[...] += n_shared * np.array([scheme.shared_bytes for scheme in schemes])[:, None]
+    return units
 
 
 def _summed(units: _Units, length: int) -> _Units:
@@ -227,12 +234,12 @@ def _permuted(units: _Units, control: str, seed: int) -> npt.NDArray[np.float64]
 
 def _fixed_bytes(curves: Curves, unit: Unit) -> int:
     """Everything that does not depend on the choices: what curves counted, and each weight's tables."""
-    own = sum(_weight_fixed_bytes(weight, curves.scale_format, unit) for weight in curves.weights)
+    own = sum(_weight_fixed_bytes(weight, curves.stored, unit) for weight in curves.weights)
     padding = DATA_ALIGNMENT_BYTES * any(weight.rank or weight.product for weight in curves.weights)
     return curves.fixed_bytes + padding + own
 
 
-def _weight_fixed_bytes(weight: WeightCurves, scale_format: ScaleFormat, unit: Unit) -> int:
+def _weight_fixed_bytes(weight: WeightCurves, stored: StoredAs, unit: Unit) -> int:
     """Tables and correction of one weight, or all of it in a product code."""
     grid = weight.grid
     shape = (grid.n_rows, grid.n_columns)
@@ -240,7 +247,9 @@ def _weight_fixed_bytes(weight: WeightCurves, scale_format: ScaleFormat, unit: U
         return product_bytes(weight.name, shape, weight.product)
     nothing = np.zeros((grid.n_row_blocks, grid.n_groups), np.uint8)
     has_rows = unit.sorts_rows and weight.row_permutation is not None
-    tables = section_specs(grid, scale_format, nothing, has_row_permutation=has_rows)
+    tables = section_specs(
+        grid, stored.scale_format, nothing, has_row_permutation=has_rows, scale_per=stored.scale_per
+    )
     correction = low_rank_bytes(weight.name, shape, weight.rank)
     return correction + sum(spec.size_bytes for spec in tables)
 
@@ -249,15 +258,13 @@ def _resolved(curves: Curves, budget_bytes: int, unit: Unit, *, formats: str, fl
     return with_options(
         curves,
         budget_bytes - curves.fixed_bytes,
-        option=lambda weight: _option(weight, curves.scale_format, unit, formats=formats, floor=floor),
+        option=lambda weight: _option(weight, curves.stored, unit, formats=formats, floor=floor),
     )
 
 
-def _option(
-    weight: WeightCurves, scale_format: ScaleFormat, unit: Unit, *, formats: str, floor: bool
-) -> Option:
-    units = _allowed_units(weight, scale_format, unit, _allowed(formats, floor=floor))
-    return Option(weight, units.losses, units.costs, _weight_fixed_bytes(weight, scale_format, unit))
+def _option(weight: WeightCurves, stored: StoredAs, unit: Unit, *, formats: str, floor: bool) -> Option:
+    units = _allowed_units(weight, stored, unit, _allowed(formats, floor=floor))
+    return Option(weight, units.losses, units.costs, _weight_fixed_bytes(weight, stored, unit))
 
 
 def _weight_plans(curves: Curves, unit: Unit, choice: npt.NDArray[np.int64]) -> list[WeightPlan]:

@@ -41,7 +41,7 @@ def apply_plans(network: Network, plans: Sequence[Plan], stats: Stats) -> list[d
     list of dict
         Packed weights by name, for each plan.
     """
-    quantizer = quantizer_of(plans[0].quantizer, plans[0].range)
+    quantizer = quantizer_of(plans[0].quantizer, plans[0].range, plans[0].scale_per)
     families = _families(plans[0], stats)
     by_name = [{weight.name: weight for weight in plan.weights} for plan in plans]
 

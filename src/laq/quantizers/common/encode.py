@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from laq.core.permutation import IndexArray
 from laq.core.qtensor import QTensor
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
+from laq.quantizers.common.engine import FixedScales
 from laq.quantizers.common.palettes import with_palettes
 from laq.quantizers.common.sorting import SortedWeight
 
@@ -46,9 +48,11 @@ def encode(
     chosen = torch.from_numpy(np.ascontiguousarray(np.concatenate(choices).T))
     if any(uses_palettes(TAGS[choice]) for choice in choices):
         feedback = with_palettes(feedback, weights, scale_format)
+    if quantizer.scale_per.beyond_groups:
+        feedback = _with_fixed(feedback, weights, choices, quantizer, scale_format)
     codes = quantizer.quantize(matrix, feedback, chosen, scale_format=scale_format)
     ends = np.cumsum([weight.grid.padded_rows for weight in weights]).tolist()
-    return [
+    tensors = [
         _qtensor(
             weight,
             choice,
@@ -59,6 +63,30 @@ def encode(
         )
         for weight, choice, end in zip(weights, choices, ends, strict=True)
     ]
+    return [replace(tensor, scale_per=quantizer.scale_per) for tensor in tensors]
+
+
+def _with_fixed(
+    feedback: Feedback,
+    weights: Sequence[SortedWeight],
+    choices: Sequence[npt.NDArray[np.uint8]],
+    quantizer: Quantizer,
+    scale_format: ScaleFormat,
+) -> Feedback:
+    """Scales of each weight by itself, side by side."""
+    parts = []
+    for weight, choice in zip(weights, choices, strict=True):
+        fixed = quantizer.engine.fixed(
+            weight.matrix,
+            feedback.column_weights,
+            torch.from_numpy(choice),
+            scale_format=scale_format,
+            rows=weight.rows,
+        )
+        assert fixed is not None, "a quantizer of other scales"
+        parts.append([each.expand(-1, weight.grid.padded_rows) for each in (fixed.stored, fixed.zero_points)])
+    stored, zero_points = (torch.cat(each, 1) for each in zip(*parts, strict=True))
+    return replace(feedback, fixed=FixedScales(stored, zero_points))
 
 
 def _rows(codes: Codes, start: int, stop: int) -> Codes:

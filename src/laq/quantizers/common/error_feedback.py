@@ -40,6 +40,7 @@ def round_with_feedback(
 ) -> Codes:
     """Round group by group and spread what is left over later groups; see `Quantizer.quantize`."""
     n_blocks = CHUNK_ROWS // TILE_ROWS
+    feedback = feedback.with_fixed(engine, weight, choices, scale_format)
     parts = [
         _round_rows(
             engine,
@@ -84,6 +85,7 @@ def _round_rows(
             factor=factor[here, here],
             scale_format=scale_format,
             palettes=feedback.palettes,
+            fixed=feedback.fixed,
         )
         if here.stop < len(remaining):
             remaining[here.stop :].addmm_(factor[here, here.stop :].T, rounded.errors, alpha=-1)

@@ -10,7 +10,7 @@ import torch
 from laq.core.formats import CANDIDATES, Integer
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.engine import EVERY_FORMAT, Engine, RoundedGroup
+from laq.quantizers.common.engine import EVERY_FORMAT, Engine, FixedScales, RoundedGroup
 
 IS_INTEGER = torch.tensor([isinstance(candidate, Integer) for candidate in CANDIDATES])
 ABSENT = 0
@@ -41,8 +41,10 @@ class MixedEngine(Engine):
         scale_format: ScaleFormat,
         allowed: Sequence[bool] = EVERY_FORMAT,
         palettes: torch.Tensor | None = None,
+        fixed: FixedScales | None = None,
     ) -> torch.Tensor:
         """See `Engine.errors`."""
+        assert fixed is None
         return self._integers.errors(
             matrix,
             column_weights,
@@ -63,8 +65,10 @@ class MixedEngine(Engine):
         factor: torch.Tensor | None,
         scale_format: ScaleFormat,
         palettes: torch.Tensor | None = None,
+        fixed: FixedScales | None = None,
     ) -> RoundedGroup:
         """See `Engine.round`."""
+        assert fixed is None
         is_other = ~IS_INTEGER[choices.long()]
         rounded, other = (
             engine.round(

@@ -12,7 +12,7 @@ from laq.core.formats.table import PALETTE_BYTES
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
-from laq.quantizers.common.engine import EVERY_FORMAT, Engine, RoundedGroup, asked_for
+from laq.quantizers.common.engine import EVERY_FORMAT, Engine, FixedScales, RoundedGroup, asked_for
 from laq.quantizers.common.table import SHRINK_STEPS as TABLE_STEPS
 from laq.quantizers.common.trellis import FIRST_STEP, LAST_STEP, error_terms
 from laq.ranges.common.clip_search import SHRINK_STEPS
@@ -53,8 +53,10 @@ class NativeEngine(Engine):
         scale_format: ScaleFormat,
         allowed: Sequence[bool] = EVERY_FORMAT,
         palettes: torch.Tensor | None = None,
+        fixed: FixedScales | None = None,
     ) -> torch.Tensor:
         """See `Engine.errors`."""
+        assert fixed is None
         matrix, column_weights = matrix.contiguous(), column_weights.contiguous()
         asked = asked_for(allowed, palettes)
         found = torch.empty(len(asked), len(matrix) // group_size, matrix.shape[1])
@@ -78,8 +80,10 @@ class NativeEngine(Engine):
         factor: torch.Tensor | None,
         scale_format: ScaleFormat,
         palettes: torch.Tensor | None = None,
+        fixed: FixedScales | None = None,
     ) -> RoundedGroup:
         """See `Engine.round`."""
+        assert fixed is None
         block, column_weights = block.contiguous(), column_weights.contiguous()
         factor = None if factor is None else factor.contiguous()
         n_rows = block.shape[1]

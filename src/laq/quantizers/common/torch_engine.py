@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
@@ -11,7 +11,7 @@ from laq.core.formats import CANDIDATES, Format, Palette, Table, Trellis
 from laq.core.groups import TILE_ROWS
 from laq.core.qtensor import LOG4_SPAN
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.engine import EVERY_FORMAT, Engine, RoundedGroup, asked_for
+from laq.quantizers.common.engine import EVERY_FORMAT, Engine, FixedScales, RoundedGroup, asked_for
 from laq.quantizers.common.table import entries_of, round_table, search_table
 from laq.quantizers.common.trellis import round_trellis, search_trellis
 from laq.ranges import Grid, Range
@@ -45,8 +45,10 @@ class TorchEngine(Engine):
         scale_format: ScaleFormat,
         allowed: Sequence[bool] = EVERY_FORMAT,
         palettes: torch.Tensor | None = None,
+        fixed: FixedScales | None = None,
     ) -> torch.Tensor:
         """See `Engine.errors`."""
+        assert fixed is None
         n_groups, n_rows = len(matrix) // group_size, matrix.shape[1]
         result = torch.full((len(CANDIDATES), n_groups, n_rows), torch.inf)
         tables = {i: _entries(CANDIDATES[i], palettes, n_rows) for i in asked_for(allowed, palettes)}
@@ -73,29 +75,26 @@ class TorchEngine(Engine):
         factor: torch.Tensor | None,
         scale_format: ScaleFormat,
         palettes: torch.Tensor | None = None,
+        fixed: FixedScales | None = None,
     ) -> RoundedGroup:
         """See `Engine.round`."""
-        result = RoundedGroup(
-            codes=torch.empty(block.shape, dtype=torch.uint8),
-            scales=torch.empty(block.shape[1], dtype=torch.int16 if scale_format.is_log else torch.float16),
-            zero_points=torch.empty(block.shape[1]),
-            errors=torch.empty(block.shape if factor is not None else 0),
-        )
-        of_rows = choices.repeat_interleave(TILE_ROWS)
-        for choice in torch.unique(choices).tolist():  # rows are independent
-            rows, candidate = (of_rows == choice).nonzero()[:, 0], CANDIDATES[choice]
-            mine = block[:, rows]
+        assert fixed is None
+
+        def grid_for(choice: int, rows: torch.Tensor) -> Grid:
+            candidate = CANDIDATES[choice]
             entries = _entries(candidate, palettes, block.shape[1])
-            entries = None if entries is None else entries[:, rows]
-            grid = self._search(
-                mine, candidate, entries, column_weights, floor=floor[rows], scale_format=scale_format
+            return self._search(
+                block[:, rows],
+                candidate,
+                None if entries is None else entries[:, rows],
+                column_weights,
+                floor=floor[rows],
+                scale_format=scale_format,
             )
-            codes, errors = _round(mine, candidate, entries, grid, factor)
-            result.codes[:, rows], result.scales[rows] = codes, grid.stored
-            result.zero_points[rows] = grid.zero_points
-            if factor is not None:
-                result.errors[:, rows] = errors
-        return result
+
+        return round_by_format(
+            block, choices, grid_for, factor=factor, scale_format=scale_format, palettes=palettes
+        )
 
     def _search(
         self,
@@ -150,6 +149,38 @@ class TorchEngine(Engine):
         return self._range.search(
             block, candidate.n_levels, column_weights, floor=floor, scale_format=scale_format
         )
+
+
+def round_by_format(
+    block: torch.Tensor,
+    choices: torch.Tensor,
+    grid_for: Callable[[int, torch.Tensor], Grid],
+    *,
+    factor: torch.Tensor | None,
+    scale_format: ScaleFormat,
+    palettes: torch.Tensor | None = None,
+) -> RoundedGroup:
+    """Round one group of columns, rows of one format together: rows are independent.
+
+    grid_for : from a candidate and its rows to their grid; for the others see `Engine.round`
+    """
+    result = RoundedGroup(
+        codes=torch.empty(block.shape, dtype=torch.uint8),
+        scales=torch.empty(block.shape[1], dtype=torch.int16 if scale_format.is_log else torch.float16),
+        zero_points=torch.empty(block.shape[1]),
+        errors=torch.empty(block.shape if factor is not None else 0),
+    )
+    of_rows = choices.repeat_interleave(TILE_ROWS)
+    for choice in torch.unique(choices).tolist():
+        rows, candidate = (of_rows == choice).nonzero()[:, 0], CANDIDATES[choice]
+        entries, grid = _entries(candidate, palettes, block.shape[1]), grid_for(choice, rows)
+        mine = None if entries is None else entries[:, rows]
+        codes, errors = _round(block[:, rows], candidate, mine, grid, factor)
+        result.codes[:, rows], result.scales[rows] = codes, grid.stored
+        result.zero_points[rows] = grid.zero_points
+        if factor is not None:
+            result.errors[:, rows] = errors
+    return result
 
 
 def _entries(candidate: Format, palettes: torch.Tensor | None, n_rows: int) -> torch.Tensor | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from laq.core.scheme import ScaleFormat
+from laq.core.groups import GROUP_SIZES
+from laq.core.scheme import LOG_STEPS, ScaleFormat
 from laq.ranges import Grid
 from laq.ranges.common.grid import (
     NARROW_LEVELS,
@@ -16,6 +17,7 @@ from laq.ranges.common.grid import (
     extremes,
     in_parts,
     nearest_zero_points,
+    rounding_error,
     weighted_sum_,
     whole_zero_point,
     zero_point_bounds,
@@ -37,8 +39,15 @@ SHRINK_STEPS = {
 Few levels want a range far inside of the extremes (4 levels on a Gaussian: 0.62 of it); 256 want all of it.
 """
 
+FURTHER_STEPS = LOG_STEPS
+"""Units longer than any group hold values of more kinds: their range is tried smaller by an octave more."""
+
 TRIED_VALUES = 1 << 18
 """Values that are tried at a time, all scales and zero points of some rows: they stay near the cache."""
+
+
+WHOLE_ROWS = 256
+"""Rows of a matrix that are looked at together, where all of it shares a scale."""
 
 
 def search(
@@ -57,7 +66,7 @@ def search(
     The widest scale covers the range (a log scale is rounded up, never down: rounding down clips); smaller
     ones follow in steps of 1/8 octave. Zero points are the two legal ones around the exact one.
     """
-    first, last = SHRINK_STEPS[n_levels]
+    first, last = _shrink_steps(n_levels, len(block))
     n_tried = (last - first) * (2 if _has_two_zero_points(n_levels) else 1)
     return in_parts(
         block,
@@ -65,6 +74,38 @@ def search(
         lambda part, its: _search_rows(part, n_levels, column_weights, its, scale_format),
         n_rows=TRIED_VALUES // (len(block) * n_tried),
     )
+
+
+def search_whole(  # noqa: PLR0913 - what a search rests on, by keyword
+    matrix: torch.Tensor,
+    n_levels: int,
+    column_weights: torch.Tensor,
+    rows: torch.Tensor,
+    *,
+    ends: torch.Tensor,
+    floor: torch.Tensor,
+    scale_format: ScaleFormat,
+) -> Grid:
+    """Find the scale and zero point of least weighted error for all of a matrix; see `search`.
+
+    matrix : [columns, rows], float32        rows : [rows], float32, what a squared error in each row costs
+    ends : [n, 1], float32, the least and the largest value among them
+    """
+    low, high = extremes(ends)
+    top, span = torch.tensor(float(n_levels - 1)), high - low
+    scales, stored = candidate_scales(
+        span / top, floor, _shrink_steps(n_levels, matrix.numel()), scale_format
+    )
+    zeros = _zero_point_candidates((0 - low) / span * top, span > 0, n_levels)
+    tried = []
+    for scale, its in zip(scales, stored, strict=True):
+        for zero in zeros:
+            left = torch.zeros((), dtype=torch.float64)
+            for part, weights in zip(matrix.split(WHOLE_ROWS, 1), rows.split(WHOLE_ROWS), strict=True):
+                error = rounding_error(part, scale, zero, n_levels)
+                left += (weighted_sum_(error, column_weights) * weights).sum(dtype=torch.float64)
+            tried.append(Grid(scale, its, zero, (left * (scale * scale)).float()))
+    return min(tried, key=lambda grid: float(grid.error))
 
 
 def _search_rows(
@@ -77,7 +118,7 @@ def _search_rows(
     low, high = extremes(block)
     top = torch.tensor(float(n_levels - 1))
     span = high - low
-    scales, stored = candidate_scales(span / top, floor, SHRINK_STEPS[n_levels], scale_format)
+    scales, stored = candidate_scales(span / top, floor, _shrink_steps(n_levels, len(block)), scale_format)
     zeros = _zero_point_candidates((0 - low) / span * top, span > 0, n_levels)
     scaled = block * scales.reciprocal()[:, None]
     shifted = scaled[:, None] + zeros[:, None]  # [n_steps, n_zeros, group_size, rows]
@@ -87,6 +128,11 @@ def _search_rows(
     step, zero = best // len(zeros), best % len(zeros)
     chosen = (scales.gather(0, step), stored.gather(0, step), zeros.gather(0, zero), errors.gather(0, best))
     return Grid(*(field[0] for field in chosen))
+
+
+def _shrink_steps(n_levels: int, n_values: int) -> tuple[int, int]:
+    first, last = SHRINK_STEPS[n_levels]
+    return first, last + FURTHER_STEPS * (n_values > max(GROUP_SIZES))
 
 
 def _has_two_zero_points(n_levels: int) -> bool:

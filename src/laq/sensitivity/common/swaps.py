@@ -114,6 +114,7 @@ def _plan(subject: Subject, measured: Measured, choice: int) -> Plan:
         scale_format=subject.scale_format,
         quantizer=subject.quantizer,
         range=subject.range,
+        scale_per=subject.scale_per,
         budget_bytes=0,
         size_bytes=0,
         n_params=subject.network.n_params,

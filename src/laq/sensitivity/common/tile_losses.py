@@ -21,9 +21,10 @@ from laq.core.formats.table import NF4, PALETTE2, PALETTE4, TRITS
 from laq.core.groups import TILE_ROWS
 from laq.core.importance import FLOOR_SUPPORT, Importance
 from laq.core.permutation import IndexArray
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Feedback, Quantizer
-from laq.quantizers.common.engine import EVERY_FORMAT
+from laq.quantizers.common.engine import EVERY_FORMAT, FixedScales
 from laq.quantizers.common.palettes import with_palettes
 from laq.quantizers.common.sorting import SortedWeight
 from laq.quantizers.common.trial import tried_losses
@@ -64,6 +65,8 @@ class Tiled:
         How scales are stored.
     allowed : sequence of bool, [n_candidates]
         Formats that are measured.
+    scale_per : ScalePer
+        What a scale serves.
     """
 
     weight: SortedWeight
@@ -73,12 +76,22 @@ class Tiled:
     columns: IndexArray | None
     scale_format: ScaleFormat
     allowed: Sequence[bool] = EVERY_FORMAT
+    scale_per: ScalePer = ScalePer.GROUP
 
     def prepared(self) -> Feedback:
         """Return what the quantizer prepared, with learned entries where formats ask for some."""
         if any(may and isinstance(c, Palette) for c, may in zip(CANDIDATES, self.allowed, strict=True)):
             return with_palettes(self.feedback, [self.weight], self.scale_format)
+        if self.scale_per is ScalePer.TENSOR:  # rows of a sample know their own scale, not the weight's
+            return replace(self.feedback, fixed=self.fixed(self.weight, self.feedback.column_weights))
         return self.feedback
+
+    def fixed(self, weight: SortedWeight, column_weights: torch.Tensor) -> FixedScales | None:
+        """Return the scales of a weight that are chosen before rounding."""
+        asked = torch.tensor([i for i, may in enumerate(self.allowed) if may], dtype=torch.uint8)
+        return self.quantizer.engine.fixed(
+            weight.matrix, column_weights, asked, scale_format=self.scale_format, rows=weight.rows
+        )
 
 
 def tile_losses(tiled: Tiled) -> TileLosses:
@@ -122,6 +135,7 @@ def rounding_losses(tiled: Tiled, weight: SortedWeight, column_weights: torch.Te
         scale_format=tiled.scale_format,
         allowed=tiled.allowed,
         palettes=tiled.feedback.palettes,
+        fixed=tiled.fixed(weight, column_weights),
     )
     losses = torch.full((len(errors), grid.n_groups, grid.n_row_blocks), torch.inf)
     asked = torch.tensor(tiled.allowed)

@@ -66,7 +66,7 @@ def measure_tiles(subject: Subject, losses_of: LossesOf) -> Measured:
     """
     columns: dict[str, IndexArray] = {}
     curves: dict[str, list[WeightCurves]] = {}
-    quantizer = quantizer_of(subject.quantizer, subject.range)
+    quantizer = quantizer_of(subject.quantizer, subject.range, subject.scale_per)
     families = group_by_input(subject.network.weights, subject.stats)
     measured = side_by_side(lambda family: _measure_family(family, subject, quantizer, losses_of), families)
     for family in track(measured, label="measuring", total=len(families)):
@@ -166,6 +166,7 @@ def _curves(  # noqa: PLR0917 - private, passes along what one weight has
         columns,
         subject.scale_format,
         subject.allowed,
+        subject.scale_per,
     )
     return WeightCurves(weight.name, grid, losses_of(tiled), rows, shared.order)
 
