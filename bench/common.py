@@ -102,7 +102,7 @@ def fixed_splits(network: Network, text: Path | None, *, n_calibration: int = 16
     """Calibration, 5 selection, 5 + 20 + 20 test sequences of 512 tokens at fixed places of one text.
 
     The first 16 calibration sequences and the 5 test sequences are those of the reference experiment. Of more
-    calibration sequences 16 run backward, as in the product.
+    a quarter runs backward, at least 16, as in the product.
     """
     content = builtin_text() if text is None else text.read_text(encoding="utf-8")
     ids = torch.tensor(network.tokenizer(content, verbose=False)["input_ids"])
@@ -123,7 +123,7 @@ def fixed_splits(network: Network, text: Path | None, *, n_calibration: int = 16
         selection=cut([n // 2 + i * SEQUENCE for i in range(5)]),
         test=cut(from_end[:TEST_SEQUENCES]),
         source="built-in text" if text is None else text.name,
-        n_gradient=16,
+        n_gradient=max(16, n_calibration // 4),
         wide=cut(from_end[TEST_SEQUENCES:][:WIDE_SEQUENCES]),
         fresh=cut(from_end[-FRESH_SEQUENCES:]),
     )
@@ -137,6 +137,18 @@ def calibration_side(network: Network, text: Path | None, *, n: int = 4) -> tupl
     step = (last - first) // n
     if step < SEQUENCE:
         raise SystemExit(f"error: {len(ids)} tokens are too few to hold any out")
+    return tuple(token_batch(ids[first + i * step :][:SEQUENCE]) for i in range(n))
+
+
+def interleaved(network: Network, text: Path | None, *, n: int) -> tuple:
+    """Sequences spread evenly over what lies between the selection and the test split."""
+    content = builtin_text() if text is None else text.read_text(encoding="utf-8")
+    ids = torch.tensor(network.tokenizer(content, verbose=False)["input_ids"])
+    n_test = TEST_SEQUENCES + WIDE_SEQUENCES + FRESH_SEQUENCES
+    first, last = len(ids) // 2 + 5 * SEQUENCE, len(ids) - n_test * SEQUENCE - 1000
+    step = (last - first) // n
+    if step < SEQUENCE:
+        raise SystemExit(f"error: {len(ids)} tokens are too few for {n} sequences between the splits")
     return tuple(token_batch(ids[first + i * step :][:SEQUENCE]) for i in range(n))
 
 
@@ -256,6 +268,7 @@ __all__ = [
     "cached_stats",
     "calibration_side",
     "fixed_splits",
+    "interleaved",
     "linears_only",
     "measure",
     "parser",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ import torch
 from laq.allocation import ALLOCATORS
 from laq.allocation.common import count_units
 from laq.calibration.collect import hash_batches
-from laq.calibration.data import CALIBRATION_TOKENS, Splits
+from laq.calibration.data import Splits
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
+from laq.core.effort import Effort, effort_of
 from laq.core.errors import BudgetError, RequestError
 from laq.core.formats import check_range
 from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
+from laq.core.storage import HEADER_NAME
+from laq.distillation import Distillation, tunable
 from laq.measuring import (
     EncodingNames,
     Measuring,
@@ -32,9 +36,9 @@ from laq.measuring import (
 from laq.networks import Network
 from laq.resources import check_resources
 from laq.runtime.result import Result, sidecar_bytes
-from laq.selection import Job, best_plan, smallest_budget
+from laq.selection import Job, best_plan, distilled, smallest_budget
 from laq.steps import Data, Source, calibrate, open_network, splits_of, unit_of
-from laq.transforms import check_transformable, transforms_of
+from laq.transforms import Transformed, check_transformable, transforms_of
 
 NUMBERS = {
     "bpw": "for example bpw=4.0",
@@ -69,7 +73,10 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     measured: str | Path | None = None,
     sensitivity: str = "fisher",
     mixes: int = 0,
-    tokens: int = CALIBRATION_TOKENS,
+    effort: str = "default",
+    tokens: int | None = None,
+    distill: int | None = None,
+    checkpoint: str | Path | None = None,
     seed: int = 0,
 ) -> Result:
     """Return a network that is as close to the original as a limit allows.
@@ -117,8 +124,16 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     mixes : int
         Mixes of formats to run through the whole network first, so that predicted losses are its KL; 0 for
         none. With `measured` what was measured counts.
-    tokens : int
-        Calibration tokens.
+    effort : "default" or "max"
+        "max" takes four times the calibration tokens and 384 steps of distillation.
+    tokens : int, optional
+        Calibration tokens; as `effort` says if not given.
+    distill : int, optional
+        Steps in which norm gains and biases are tuned after rounding, see `laq.distillation`; as `effort`
+        says if not given. A limit on KL is searched before.
+    checkpoint : path, optional
+        Folder that statistics, curves and the state of the distillation are kept in: after an interruption
+        the same call goes on from there.
     seed : int
         Seeds everything that is sampled.
 
@@ -133,41 +148,33 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     check_range(range, formats)
     check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
     names, options = transforms_of(transform), EncodingNames(quantizer, range, group_size, scale_format)
+    spent = effort_of(effort, tokens=tokens, distill=distill)
     network = open_network(source, keep=keep)
+    if spent.n_steps:
+        tunable(network)
     if names:
         check_transformable(network)
     grids = [TileGrid(*weight.shape, group_size) for weight in network.weights]
     ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
-    splits = splits_of(network, data, tokens=tokens, seed=seed)
-    if measured is not None:
-        stats, curves = open_measured(measured)
-        network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
-        _check_same(curves, options, (names, sensitivity, str(low_rank)))
-        if mixes and curves.gains is None:
-            raise RequestError(
-                f"{measured}: measured without mixes, asked for {mixes}", hint="measure again with --mixes"
-            )
-        if needs_held_out(curves.sensitivity, 0 if curves.gains is None else 1):
-            splits = splits.holding_out()
-        _check_disjoint(stats, splits)
-        made = transform_network(network, stats, names, options)
+    splits = splits_of(network, data, tokens=spent.n_tokens, seed=seed)
+    measuring = Measuring(sensitivity, mixes, (), seed, formats, low_rank)
+    kept = None if checkpoint is None else Path(checkpoint)
+    folder = _finished(kept) if measured is None else Path(measured)
+    if folder is not None:
+        splits, made, curves = _reopened(network, splits, names, options, measuring, folder=folder)
     else:
-        if needs_held_out(sensitivity, mixes):
-            splits = splits.holding_out()
-        check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
-        stats = calibrate(network, splits, seed=seed)
-        made = transform_network(network, stats, names, options)
-        measuring = Measuring(sensitivity, mixes, splits.held_out, seed, formats, low_rank)
-        curves = measure_transformed(network, made, names, options, measuring)
+        splits, made, curves = _measured(network, splits, names, options, measuring, keep_in=kept)
     job = Job(network, made, splits, curves, unit, allocator, formats, control, seed)
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )
+    if spent.n_steps:
+        result = distilled(job, result, Distillation(spent.n_steps, seed=seed), keep_in=kept)
     verdict = result.verdict
     if max_kl is not None:
         verdict += f"; the limit {max_kl:g} is held on the selection split"
-    return result.updated(verdict=verdict, provenance=_provenance(job, verdict, tokens))
+    return result.updated(verdict=verdict, provenance=_provenance(job, verdict, spent))
 
 
 def _check_limits(bpw: object, size: object, max_kl: float | None) -> None:
@@ -201,6 +208,59 @@ def _check_options(unit: str, group_size: int, scale_format: str, control: str |
         if value not in known[name]:
             choices = ", ".join(str(choice) for choice in known[name])
             raise RequestError(f"unknown {name} {value!r}", hint=f"choose one of: {choices}")
+
+
+def _reopened(
+    network: Network,
+    splits: Splits,
+    names: tuple[str, ...],
+    options: EncodingNames,
+    measuring: Measuring,
+    *,
+    folder: Path,
+) -> tuple[Splits, Transformed, Curves]:
+    """Take what was measured before; refuse what was measured otherwise, or on other data."""
+    stats, curves = open_measured(folder)
+    network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
+    _check_same(curves, options, (names, measuring.sensitivity, str(measuring.low_rank)))
+    if measuring.mixes and curves.gains is None:
+        raise RequestError(
+            f"{folder}: measured without mixes, asked for {measuring.mixes}",
+            hint="measure again with --mixes",
+        )
+    if needs_held_out(curves.sensitivity, 0 if curves.gains is None else 1):
+        splits = splits.holding_out()
+    _check_disjoint(stats, splits)
+    return splits, transform_network(network, stats, names, options), curves
+
+
+def _measured(
+    network: Network,
+    splits: Splits,
+    names: tuple[str, ...],
+    options: EncodingNames,
+    measuring: Measuring,
+    *,
+    keep_in: Path | None,
+) -> tuple[Splits, Transformed, Curves]:
+    """Calibrate and measure."""
+    if needs_held_out(measuring.sensitivity, measuring.mixes):
+        splits = splits.holding_out()
+    check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
+    stats = calibrate(network, splits, seed=measuring.seed)
+    made = transform_network(network, stats, names, options)
+    measuring = replace(measuring, batches=splits.held_out)
+    curves = measure_transformed(network, made, names, options, measuring)
+    if keep_in is not None:
+        stats.save(keep_in / "stats")
+        curves.save(keep_in / "curves")
+    return splits, made, curves
+
+
+def _finished(checkpoint: Path | None) -> Path | None:
+    """Return a folder where calibration and measurement have ended, None if they have not."""
+    parts = [] if checkpoint is None else [checkpoint / name / HEADER_NAME for name in ("stats", "curves")]
+    return checkpoint if parts and all(part.is_file() for part in parts) else None
 
 
 def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
@@ -277,7 +337,7 @@ def _least_bytes(network: Network) -> int:
     return kept + sidecar_bytes(network) + n_weights // 64
 
 
-def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
+def _provenance(job: Job, verdict: str, spent: Effort) -> dict[str, Any]:
     """What made the result."""
     gains = job.curves.gains
     return {
@@ -285,7 +345,8 @@ def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
         "data": job.splits.source[-MAX_NAME:],
         "data_hash": job.made.stats.data_hash,
         "n_tokens": job.made.stats.n_tokens,
-        "tokens_asked_for": tokens,
+        "tokens_asked_for": spent.n_tokens,
+        "distillation_steps": spent.n_steps,
         "seed": job.seed,
         "allocator": job.allocator,
         "formats": job.formats,

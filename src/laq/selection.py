@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from laq.allocation.common import size_range
 from laq.calibration.data import Splits
@@ -10,6 +11,7 @@ from laq.core.curve import Curves
 from laq.core.errors import BudgetError
 from laq.core.plan import Plan
 from laq.core.record import nats_text
+from laq.distillation import Distillation, distill
 from laq.networks import Network
 from laq.runtime.result import Comparison, Result
 from laq.steps import allocate, apply_all, records, unit_of
@@ -53,6 +55,36 @@ def best_plan(job: Job, budget: int, *, compare: bool) -> Result:
         record=winner.test,
         comparisons=comparisons,
         verdict=_verdict(job, comparisons, winner),
+    )
+
+
+def distilled(job: Job, result: Result, settings: Distillation, *, keep_in: Path | None = None) -> Result:
+    """Tune what a result keeps in float, if that lowers KL on the selection split; codes and bytes stay.
+
+    The state is kept in the folder `distillation` of `keep_in`.
+    """
+    checkpoint = None if keep_in is None else keep_in / "distillation"
+    network = distill(
+        job.network, job.made.network, result.packed, job.splits.calibration, settings, checkpoint=checkpoint
+    )
+    taught = Result(network, result.plan, result.packed, provenance=result.provenance)
+    models = {"": (taught.model, result.plan.size_bytes)}
+    selection, test = (
+        records(job.network, models, batches, split=split)[""]
+        for split, batches in (("selection", job.splits.selection), ("test", job.splits.test))
+    )
+    before = min(result.comparisons, key=lambda one: one.selection.kl_nats)
+    after = Comparison(f"{before.label}, distilled", result.plan, selection, test)
+    comparisons = (*result.comparisons, after)
+    if selection.kl_nats >= before.selection.kl_nats:
+        return result.updated(
+            comparisons=comparisons,
+            verdict=f"{result.verdict}; distillation did not lower it ({nats_text(selection.kl_nats)})",
+        )
+    return taught.updated(
+        record=test,
+        comparisons=comparisons,
+        verdict=f"{result.verdict}; {nats_text(selection.kl_nats)} after distillation",
     )
 
 

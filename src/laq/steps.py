@@ -10,9 +10,10 @@ from torch import nn
 from laq.allocation.common import allocate as _allocate
 from laq.calibration.collect import calibrate as _calibrate
 from laq.calibration.collect import hash_batches
-from laq.calibration.data import CALIBRATION_TOKENS, Splits, evaluation_batches, text_splits
+from laq.calibration.data import Splits, evaluation_batches, text_splits
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
+from laq.core.effort import CALIBRATION_TOKENS
 from laq.core.errors import DataError, RequestError
 from laq.core.plan import Plan
 from laq.core.record import Record

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from laq.cli.options import (
-    CALIBRATION_TOKENS,
     AsJson,
     Data,
     Debug,
@@ -33,6 +32,7 @@ from laq.cli.options import (
     check_low_rank,
 )
 from laq.cli.output import running
+from laq.core.effort import CALIBRATION_TOKENS
 from laq.core.scheme import ScaleFormat
 
 if TYPE_CHECKING:

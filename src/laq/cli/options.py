@@ -56,6 +56,18 @@ EvalData = Annotated[
     ),
 ]
 Tokens = Annotated[int, typer.Option("--tokens", callback=_tokens, help="Calibration tokens.")]
+EffortTokens = Annotated[
+    int | None,
+    typer.Option("--tokens", callback=_tokens, help="Calibration tokens; as many as --effort says."),
+]
+EffortName = Annotated[
+    str,
+    typer.Option(
+        "--effort",
+        help="default, or max: four times the calibration tokens, then distillation; half an hour for 135M "
+        "weights on two cores.",
+    ),
+]
 EvalTokens = Annotated[
     int | None, typer.Option("--tokens", callback=_tokens, help="Use about that many tokens; all by default.")
 ]
@@ -111,9 +123,6 @@ ControlName = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; implies --quiet.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-
-CALIBRATION_TOKENS = 32768
-"""As `laq.calibration.data.CALIBRATION_TOKENS`, which needs torch; a test holds the two together."""
 
 
 def check_data(data: str | None) -> None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from laq.cli.options import (
-    CALIBRATION_TOKENS,
     AllocatorName,
     AsJson,
     Bpw,
     ControlName,
     Data,
     Debug,
+    EffortName,
+    EffortTokens,
     FormatNames,
     Group,
     GroupSize,
@@ -29,7 +30,6 @@ from laq.cli.options import (
     Seed,
     SensitivityName,
     Size,
-    Tokens,
     TransformNames,
     check_allocator,
     check_data,
@@ -38,6 +38,7 @@ from laq.cli.options import (
     check_low_rank,
 )
 from laq.cli.output import running
+from laq.core.effort import effort_of
 from laq.core.scheme import ScaleFormat
 from laq.core.target import Unit
 
@@ -56,6 +57,22 @@ MaxKl = Annotated[
 Measured = Annotated[
     Path | None,
     typer.Option("--measured", metavar="DIR", help="Folder that `laq measure` wrote: skips measuring."),
+]
+Distill = Annotated[
+    int | None,
+    typer.Option(
+        "--distill",
+        metavar="STEPS",
+        help="Tune norm gains and biases against the original after rounding, in so many steps.",
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="DIR",
+        help="Keep what is finished there; the same command goes on from it after an interruption.",
+    ),
 ]
 Compare = Annotated[
     bool,
@@ -85,7 +102,10 @@ def quantize(
     keep: Keep = None,
     control: ControlName = None,
     seed: Seed = 0,
-    tokens: Tokens = CALIBRATION_TOKENS,
+    effort: EffortName = "default",
+    tokens: EffortTokens = None,
+    distill: Distill = None,
+    checkpoint: Checkpoint = None,
     data: Data = None,
     measured: Measured = None,
     sensitivity: SensitivityName = "fisher",
@@ -106,6 +126,7 @@ def quantize(
         check_low_rank(low_rank)
         check_allocator(allocator)
         check_formats(formats)
+        effort_of(effort, tokens=tokens, distill=distill)
 
         from laq.measuring import check_measure, check_together
 
@@ -140,7 +161,10 @@ def quantize(
             measured=measured,
             sensitivity=sensitivity,
             mixes=mixes,
+            effort=effort,
             tokens=tokens,
+            distill=distill,
+            checkpoint=checkpoint,
             seed=seed,
         )
         result.save(output)

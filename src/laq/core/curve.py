@@ -17,6 +17,7 @@ from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.product import ProductCode, product_code
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import checked_names, open_value, refusing, save_value
+from laq.core.target import Unit
 
 FORMER_CANDIDATES = (9, 15)
 """How many formats there were before trellises, and before tables: curves of then are read."""
@@ -107,9 +108,9 @@ class Curves:
     alternatives: tuple[WeightCurves, ...] = ()
     low_rank: str = "0"
 
-    def predict(self, sum_nats: float) -> float:
-        """Return the predicted KL of a network whose chosen losses add up to `sum_nats`."""
-        return sum_nats if self.gains is None else self.gains.predict(sum_nats)
+    def predict(self, sum_nats: float, unit: Unit) -> float:
+        """Return the predicted KL of a network whose losses, chosen for each unit, add up to `sum_nats`."""
+        return sum_nats if self.gains is None else self.gains.predict(sum_nats, unit)
 
     def with_gains(self, gains: Gains) -> Curves:
         """Return the same curves with the gains of their classes multiplied in."""

@@ -104,7 +104,7 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
         budget_bytes=budget_bytes,
         size_bytes=_fixed_bytes(curves, unit) + int(units.costs[choice, index].sum()),
         n_params=curves.n_params,
-        predicted_loss_nats=curves.predict(float(units.losses[choice, index].sum())),
+        predicted_loss_nats=curves.predict(float(units.losses[choice, index].sum()), unit),
         source_hash=curves.source_hash,
     )
 
