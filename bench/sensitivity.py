@@ -12,9 +12,10 @@ from laq.core.formats import CANDIDATES, TRELLISES
 from laq.core.scheme import ScaleFormat
 from laq.core.target import Unit
 from laq.evaluation.divergence import compare
+from laq.networks.swapped import Swapped
 from laq.sensitivity import Subject
 from laq.sensitivity.common.gain_fit import rank_correlation
-from laq.sensitivity.common.swaps import Swapped, quantized_alone, shortened
+from laq.sensitivity.common.swaps import quantized_alone, shortened
 from laq.steps import allocate, apply_all, records
 
 N_UNITS = 60

@@ -11,6 +11,7 @@ import torch
 
 from laq.allocation import ALLOCATORS
 from laq.allocation.common import count_units
+from laq.calibration.blocks import chain_of
 from laq.calibration.collect import hash_batches
 from laq.calibration.data import CALIBRATION_TOKENS, Splits
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
@@ -58,6 +59,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     allocator: str = "lagrange",
     formats: str = "all",
     quantizer: str = "gptq",
+    sequential: bool = False,
     range: str = "mse",
     group_size: int = 64,
     scale_format: str = "log4",
@@ -93,6 +95,9 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         "product": whole weights in product codes.
     quantizer : str
         Method that picks codes, see `laq methods`.
+    sequential : bool
+        Round block after block, each for what the rounded ones before it return; see
+        `laq.calibration.sequential`.
     range : str
         Method that chooses scales and zero points of integers, see `laq methods`; others than "mse" with
         formats="integer".
@@ -140,6 +145,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
     splits = splits_of(network, data, tokens=tokens, seed=seed)
+    if sequential:
+        chain_of(network, splits.calibration[0], asked="--sequential")
     if measured is not None:
         stats, curves = open_measured(measured)
         network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
@@ -160,7 +167,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         made = transform_network(network, stats, names, options)
         measuring = Measuring(sensitivity, mixes, splits.held_out, seed, formats, low_rank)
         curves = measure_transformed(network, made, names, options, measuring)
-    job = Job(network, made, splits, curves, unit, allocator, formats, control, seed)
+    job = Job(network, made, splits, curves, unit, allocator, formats, control, seed, sequential)
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )
@@ -293,4 +300,5 @@ def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
         "mixes": 0 if gains is None else gains.n_fitted + gains.n_held_out,
         "verdict": verdict,
         **({} if job.curves.low_rank == "0" else {"low_rank": job.curves.low_rank}),
+        **({"sequential": True} if job.sequential else {}),
     }
