@@ -91,8 +91,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Method that spends bytes over units, see `laq methods`.
     formats : str
         Families of number formats that tiles may take, see docs/METHODS.md: "all" (integers and trellises),
-        "integer", "trellis", "palette", "nf4", "fp4", "ternary", "binary"; with commas between several. Or
-        "product": whole weights in product codes.
+        "integer", "trellis", "palette", "nf4", "fp4", "ternary", "binary", "residual_binary"; with commas
+        between several. Or "product": whole weights in product codes.
     quantizer : str
         Method that picks codes, see `laq methods`.
     sequential : bool
