@@ -22,7 +22,7 @@ N_UNITS = 60
 BITS = 3
 BPW = 3.2
 SWAP_TOKENS, METRIC_TOKENS = 256, 128
-ORDER = ("fisher", "hessian", "weight_error", "kl_swap", "aaai18")
+ORDER = ("fisher", "hessian", "weight_error", "first_order", "kl_swap", "aaai18")
 """Slow ones last: rows are written as they come."""
 
 
