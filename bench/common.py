@@ -197,13 +197,14 @@ def run(
     bpw: float,
     unit: str,
     on: tuple[str, ...] = ("selection", "test", "wide"),
+    sequential: bool = False,
     **options,
 ) -> dict:
     """Allocate, apply and evaluate one setting; one line on the screen, one dict for the JSON."""
     start = time.perf_counter()
     own = without_orders(curves, Unit(unit))
     plan = allocate(own, int(bpw * own.n_params / 8), unit=Unit(unit), **options)
-    (result,) = apply_all(network, [plan], stats)
+    (result,) = apply_all(network, [plan], stats, sequential=splits.calibration if sequential else ())
     seconds = time.perf_counter() - start
     found = {
         split: records(network, {"": (result.model, plan.size_bytes)}, getattr(splits, split), split=split)[
@@ -214,6 +215,7 @@ def run(
     row = {
         "unit": unit,
         "quantizer": plan.quantizer,
+        **({"sequential": True} if sequential else {}),
         **options,
         "bpw": round(plan.bpw, 4),
         "size_bytes": plan.size_bytes,
@@ -235,8 +237,11 @@ def run(
         "top1_agreement": found["test"].top1_agreement,
         "quantize_s": round(seconds, 1),
     }
+    label = " ".join(
+        (f"{plan.quantizer:5s}", *["in sequence"] * sequential, f"{unit:8s}", str(options or ""))
+    )
     print(
-        f"{row['bpw']:.3f} bpw  {plan.quantizer:5s} {unit:8s} {options or ''}  KL {row['kl_nats']:.4f} "
+        f"{row['bpw']:.3f} bpw  {label}  KL {row['kl_nats']:.4f} "
         f"({', '.join(f'{split} {one.kl_nats:.4f}' for split, one in found.items() if split != 'test')}, "
         f"predicted {row['predicted_nats']:.4f})  "
         f"ppl {row['perplexity']:.2f}  top-1 {row['top1_agreement']:.3f}  {seconds:.0f} s",

@@ -12,6 +12,7 @@ import torch
 
 from laq.allocation import ALLOCATORS
 from laq.allocation.common import count_units
+from laq.calibration.blocks import chain_of
 from laq.calibration.collect import hash_batches
 from laq.calibration.data import Splits
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
@@ -62,6 +63,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     allocator: str = "lagrange",
     formats: str = "all",
     quantizer: str = "gptq",
+    sequential: bool = False,
     range: str = "mse",
     group_size: int = 64,
     scale_format: str = "log4",
@@ -96,10 +98,13 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Method that spends bytes over units, see `laq methods`.
     formats : str
         Families of number formats that tiles may take, see docs/METHODS.md: "all" (integers and trellises),
-        "integer", "trellis", "palette", "nf4", "fp4", "ternary", "binary"; with commas between several. Or
-        "product": whole weights in product codes.
+        "integer", "trellis", "palette", "nf4", "fp4", "ternary", "binary", "residual_binary"; with commas
+        between several. Or "product": whole weights in product codes.
     quantizer : str
         Method that picks codes, see `laq methods`.
+    sequential : bool
+        Round block after block, each for what the rounded ones before it return; see
+        `laq.calibration.sequential`.
     range : str
         Method that chooses scales and zero points of integers, see `laq methods`; others than "mse" with
         formats="integer".
@@ -158,6 +163,8 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
     splits = splits_of(network, data, tokens=spent.n_tokens, seed=seed)
+    if sequential:
+        chain_of(network, splits.calibration[0], asked="--sequential")
     measuring = Measuring(sensitivity, mixes, (), seed, formats, low_rank)
     kept = None if checkpoint is None else Path(checkpoint)
     folder = _finished(kept) if measured is None else Path(measured)
@@ -165,7 +172,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         splits, made, curves = _reopened(network, splits, names, options, measuring, folder=folder)
     else:
         splits, made, curves = _measured(network, splits, names, options, measuring, keep_in=kept)
-    job = Job(network, made, splits, curves, unit, allocator, formats, control, seed)
+    job = Job(network, made, splits, curves, unit, allocator, formats, control, seed, sequential)
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )
@@ -354,4 +361,5 @@ def _provenance(job: Job, verdict: str, spent: Effort) -> dict[str, Any]:
         "mixes": 0 if gains is None else gains.n_fitted + gains.n_held_out,
         "verdict": verdict,
         **({} if job.curves.low_rank == "0" else {"low_rank": job.curves.low_rank}),
+        **({"sequential": True} if job.sequential else {}),
     }

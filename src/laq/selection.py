@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +40,18 @@ class Job:
     formats: str
     control: str | None
     seed: int
+    sequential: bool = False
+
+    def applied(self, plans: Sequence[Plan]) -> list[Result]:
+        """Quantize and pack by several plans."""
+        batches = self.splits.calibration if self.sequential else ()
+        return apply_all(self.made.network, plans, self.made.stats, sequential=batches)
 
 
 def best_plan(job: Job, budget: int, *, compare: bool) -> Result:
     """The requested plan or a rival of the same bytes: the least KL on the selection split wins."""
     plans = _candidates(job, budget, compare=compare)
-    packed = apply_all(job.made.network, list(plans.values()), job.made.stats)
+    packed = job.applied(list(plans.values()))
     results = dict(zip(plans, packed, strict=True))
     models = {label: (result.model, result.plan.size_bytes) for label, result in results.items()}
     selection = records(job.network, models, job.splits.selection, split="selection")
@@ -153,7 +160,7 @@ def smallest_budget(job: Job, max_kl: float) -> int:
     for _ in range(MAX_PROBES):
         budget = _where_predicted(job, (1 - KL_TOLERANCE / 2) * max_kl / ratio, low, high)
         plan = _plan(job, budget, allocator=job.allocator)
-        (result,) = apply_all(job.made.network, [plan], job.made.stats)
+        (result,) = job.applied([plan])
         models = {"": (result.model, plan.size_bytes)}
         kl = records(job.network, models, job.splits.selection, split="selection")[""].kl_nats
         ratio = max(kl, 1e-9) / max(plan.predicted_loss_nats, 1e-12)

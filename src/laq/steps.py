@@ -11,6 +11,7 @@ from laq.allocation.common import allocate as _allocate
 from laq.calibration.collect import calibrate as _calibrate
 from laq.calibration.collect import hash_batches
 from laq.calibration.data import Splits, evaluation_batches, text_splits
+from laq.calibration.sequential import apply_in_sequence
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.effort import CALIBRATION_TOKENS
@@ -209,13 +210,27 @@ def unit_of(name: str) -> Unit:
     return Unit(name)
 
 
-def apply(network: Source, plan: Plan, stats: Stats) -> Result:
+def apply(network: Source, plan: Plan, stats: Stats, *, sequential: Sequence[Batch] = ()) -> Result:
     """Quantize and pack a network by a plan, after the transforms that the plan names.
+
+    Parameters
+    ----------
+    network : Source
+        The original.
+    plan : Plan
+        Formats of all tiles.
+    stats : Stats
+        What calibration saw.
+    sequential : sequence of Batch, optional
+        Calibration data to round block after block with, each for what the rounded ones before it return; see
+        `laq.calibration.sequential`. Without any, all by the moments in `stats`.
 
     Raises
     ------
     RequestError
         If the plan was made for another network.
+    NetworkError
+        If it has no blocks to go through in sequence.
     """
     opened = open_network(network)
     opened.check_same(plan.source_hash, (weight.name for weight in plan.weights))
@@ -223,12 +238,17 @@ def apply(network: Source, plan: Plan, stats: Stats) -> Result:
         plan.quantizer, plan.range, plan.weights[0].grid.group_size, plan.scale_format.value
     )
     made = transform_network(opened, stats, plan.transforms, options)
-    return apply_all(made.network, [plan], made.stats)[0]
+    return apply_all(made.network, [plan], made.stats, sequential=sequential)[0]
 
 
-def apply_all(network: Network, plans: Sequence[Plan], stats: Stats) -> list[Result]:
+def apply_all(
+    network: Network, plans: Sequence[Plan], stats: Stats, *, sequential: Sequence[Batch] = ()
+) -> list[Result]:
     """Quantize and pack what transforms made of a network, by several plans of one measurement of it."""
-    packed = apply_plans(network, plans, stats)
+    if sequential:
+        packed = [apply_in_sequence(network, plan, stats, sequential) for plan in plans]
+    else:
+        packed = apply_plans(network, plans, stats)
     provenance = {"data_hash": stats.data_hash, "n_tokens": stats.n_tokens}
     return [
         Result(network, plan, tensors, provenance=provenance)

@@ -104,7 +104,7 @@ FormatNames = Annotated[
     typer.Option(
         "--format",
         help="Number formats that tiles may take: all, integer, trellis, palette, nf4, fp4, ternary, binary, "
-        "product; several with commas, but product, for whole weights, alone.",
+        "residual_binary, product; several with commas, but product, for whole weights, alone.",
     ),
 ]
 LowRank = Annotated[

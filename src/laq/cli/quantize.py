@@ -80,6 +80,12 @@ Compare = Annotated[
         "--compare/--no-compare", help="Hold the plan against uniform and per-tensor plans; keep the best."
     ),
 ]
+Sequential = Annotated[
+    bool,
+    typer.Option(
+        "--sequential", help="Round block after block, each for what the rounded ones before return."
+    ),
+]
 Scales = Annotated[ScaleFormat, typer.Option("--scale-format", help="How scales are stored.")]
 UnitName = Annotated[Unit, typer.Option("--unit", help="What shares one decision.")]
 
@@ -94,6 +100,7 @@ def quantize(
     allocator: AllocatorName = "lagrange",
     formats: FormatNames = "all",
     quantizer: QuantizerName = "gptq",
+    sequential: Sequential = False,
     range: RangeName = "mse",
     group_size: Group = GroupSize.G64,
     scale_format: Scales = ScaleFormat.LOG4,
@@ -151,6 +158,7 @@ def quantize(
             allocator=allocator,
             formats=formats,
             quantizer=quantizer,
+            sequential=sequential,
             range=range,
             group_size=int(group_size.value),
             scale_format=scale_format.value,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laq.core.errors import FormatError
-from laq.core.formats.table import PALETTE_BYTES, PALETTE_TAG
+from laq.core.formats.table import PALETTE_BYTES, PALETTE_TAG, TRITS
 from laq.core.formats.trellis import TAG
 from laq.core.low_rank import LowRank, low_rank_sections
 from laq.core.packing import PackedTensor, SectionSpec, StoredTensor, check_packed, section_specs
@@ -272,9 +272,13 @@ def _version(packed: Collection[StoredTensor]) -> int:
 
 
 def _first_version(stored: StoredTensor) -> int:
-    if isinstance(stored, ProductTensor) or stored.low_rank is not None:
+    if isinstance(stored, ProductTensor):
         return CORRECTIONS_VERSION
     highest = int(stored.bits.max(initial=0))
+    if highest > TRITS.tag:
+        return 4
+    if stored.low_rank is not None:
+        return CORRECTIONS_VERSION
     if highest > PALETTE_TAG or stored.scale_format is ScaleFormat.LOG4:
         return 3
     return 2 if highest > TAG else 1

@@ -17,7 +17,7 @@ from laq.core.scheme import ScaleFormat
 from laq.core.storage import MALFORMED
 
 MANIFEST = "laq.json"
-ARCHIVE_VERSIONS = (1, 2, 3)
+ARCHIVE_VERSIONS = (1, 2, 3, 4)
 """Those that are read; docs/FORMAT.md says what each adds."""
 
 CORRECTIONS_VERSION = 3

@@ -1,4 +1,4 @@
-"""The network with a few weights swapped for others, run without changing or copying the rest."""
+"""Weights quantized alone, and a little data to run the network with one of them swapped in."""
 
 from __future__ import annotations
 

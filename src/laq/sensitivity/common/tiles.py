@@ -166,6 +166,7 @@ def _curves(  # noqa: PLR0917 - private, passes along what one weight has
         columns,
         subject.scale_format,
         subject.allowed,
+        weight.name,
     )
     return WeightCurves(weight.name, grid, losses_of(tiled), rows, shared.order)
 
