@@ -20,7 +20,8 @@ from laq.core.curve import Curves
 from laq.core.effort import Effort, effort_of
 from laq.core.errors import BudgetError, RequestError
 from laq.core.formats import check_range
-from laq.core.groups import GROUP_SIZES, TileGrid
+from laq.core.groups import DEFAULT_GROUP_SIZE, TileGrid, group_sizes_of
+from laq.core.outliers import share_text
 from laq.core.scheme import ScaleFormat
 from laq.core.stats import Stats
 from laq.core.storage import HEADER_NAME
@@ -65,10 +66,11 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     quantizer: str = "gptq",
     sequential: bool = False,
     range: str = "mse",
-    group_size: int = 64,
+    group_size: int | str = DEFAULT_GROUP_SIZE,
     scale_format: str = "log4",
     transform: str | None = None,
     low_rank: int | str = 0,
+    outliers: float | str = 0,
     keep: str | None = None,
     control: str | None = None,
     compare: bool = True,
@@ -108,14 +110,17 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     range : str
         Method that chooses scales and zero points of integers, see `laq methods`; others than "mse" with
         formats="integer".
-    group_size : int
-        32, 64 or 128 columns that share a scale.
+    group_size : int or "auto"
+        32, 64 or 128 columns that share a scale; "auto" chooses for each weight.
     scale_format : "log4", "log8" or "float16"
         How scales are stored.
     transform : str, optional
         Methods that the network goes through first, such as "column_norm,awq"; see `laq methods`.
     low_rank : int or "auto"
         Rank of what is stored in 8 bits beside the tiles of every linear; "auto" chooses for each.
+    outliers : float or "auto"
+        Share of the weights of every linear that are stored by themselves, such as 0.002; "auto" chooses for
+        each.
     keep : str, optional
         Regular expression of weights to leave alone.
     control : "permuted", optional
@@ -148,10 +153,17 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         If the request cannot be met; before the slow work where that can be known.
     """
     _check_limits(bpw, size, max_kl)
-    _check_options(unit, group_size, scale_format, control)
+    _check_options(unit, scale_format, control)
     check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
     check_range(range, formats)
-    check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
+    check_together(
+        formats=formats,
+        low_rank=low_rank,
+        outliers=outliers,
+        group_size=group_size,
+        sensitivity=sensitivity,
+        mixes=mixes,
+    )
     names, options = transforms_of(transform), EncodingNames(quantizer, range, group_size, scale_format)
     spent = effort_of(effort, tokens=tokens, distill=distill)
     network = open_network(source, keep=keep)
@@ -159,13 +171,14 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         tunable(network)
     if names:
         check_transformable(network)
-    grids = [TileGrid(*weight.shape, group_size) for weight in network.weights]
+    finest = min(group_sizes_of(group_size))
+    grids = [TileGrid(*weight.shape, finest) for weight in network.weights]
     ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
     splits = splits_of(network, data, tokens=spent.n_tokens, seed=seed)
     if sequential:
         chain_of(network, splits.calibration[0], asked="--sequential")
-    measuring = Measuring(sensitivity, mixes, (), seed, formats, low_rank)
+    measuring = Measuring(sensitivity, mixes, (), seed, formats, low_rank, outliers)
     kept = None if checkpoint is None else Path(checkpoint)
     folder = _finished(kept) if measured is None else Path(measured)
     if folder is not None:
@@ -203,15 +216,14 @@ def _check_limits(bpw: object, size: object, max_kl: float | None) -> None:
         raise RequestError(f"max_kl {max_kl} is not a positive number", hint=NUMBERS["max_kl"])
 
 
-def _check_options(unit: str, group_size: int, scale_format: str, control: str | None) -> None:
+def _check_options(unit: str, scale_format: str, control: str | None) -> None:
     """Refuse what the steps would refuse after the slow work."""
     unit_of(unit)
-    known = {
-        "group_size": GROUP_SIZES,
+    known: dict[str, list[str | None]] = {
         "scale_format": [s.value for s in ScaleFormat],
         "control": ["permuted", None],
     }
-    for name, value in (("group_size", group_size), ("scale_format", scale_format), ("control", control)):
+    for name, value in (("scale_format", scale_format), ("control", control)):
         if value not in known[name]:
             choices = ", ".join(str(choice) for choice in known[name])
             raise RequestError(f"unknown {name} {value!r}", hint=f"choose one of: {choices}")
@@ -229,7 +241,8 @@ def _reopened(
     """Take what was measured before; refuse what was measured otherwise, or on other data."""
     stats, curves = open_measured(folder)
     network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
-    _check_same(curves, options, (names, measuring.sensitivity, str(measuring.low_rank)))
+    asked = (names, measuring.sensitivity, str(measuring.low_rank), share_text(measuring.outliers))
+    _check_same(curves, options, asked)
     if measuring.mixes and curves.gains is None:
         raise RequestError(
             f"{folder}: measured without mixes, asked for {measuring.mixes}",
@@ -278,21 +291,22 @@ def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
     return stats, curves
 
 
-def _check_same(curves: Curves, options: EncodingNames, others: tuple[tuple[str, ...], str, str]) -> None:
+def _check_same(
+    curves: Curves, options: EncodingNames, others: tuple[tuple[str, ...], str, str, str]
+) -> None:
     """Refuse settings that differ from those a measurement was made with."""
-    group_size = curves.weights[0].grid.group_size
-    own = EncodingNames(curves.quantizer, curves.range, group_size, curves.scale_format.value)
+    own = EncodingNames(curves.quantizer, curves.range, curves.group_size, curves.scale_format.value)
     found, asked = (
-        (one.quantizer, one.range, one.group_size, one.scale_format, ",".join(names) or "none", *rest)
+        (one.quantizer, one.range, str(one.group_size), one.scale_format, ",".join(names) or "none", *rest)
         for one, (names, *rest) in (
-            (own, (curves.transforms, curves.sensitivity, curves.low_rank)),
+            (own, (curves.transforms, curves.sensitivity, curves.low_rank, curves.outliers)),
             (options, others),
         )
     )
     if asked != found:
         raise RequestError(
-            "measured with quantizer, range, group size, scales, transforms, sensitivity, low rank "
-            f"{found}, asked for {asked}",
+            "measured with quantizer, range, group size, scales, transforms, sensitivity, low rank, "
+            f"outliers {found}, asked for {asked}",
             hint="measure again, or ask for the same",
         )
 
@@ -362,4 +376,5 @@ def _provenance(job: Job, verdict: str, spent: Effort) -> dict[str, Any]:
         "verdict": verdict,
         **({} if job.curves.low_rank == "0" else {"low_rank": job.curves.low_rank}),
         **({"sequential": True} if job.sequential else {}),
+        **({} if job.curves.outliers == "0" else {"outliers": job.curves.outliers}),
     }

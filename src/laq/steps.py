@@ -16,6 +16,7 @@ from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
 from laq.core.effort import CALIBRATION_TOKENS
 from laq.core.errors import DataError, RequestError
+from laq.core.groups import DEFAULT_GROUP_SIZE
 from laq.core.plan import Plan
 from laq.core.record import Record
 from laq.core.stats import Stats
@@ -106,7 +107,7 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     *,
     quantizer: str = "gptq",
     range: str = "mse",
-    group_size: int = 64,
+    group_size: int | str = DEFAULT_GROUP_SIZE,
     scale_format: str = "log4",
     transform: str | None = None,
     sensitivity: str = "fisher",
@@ -115,6 +116,7 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     seed: int = 0,
     formats: str = "all",
     low_rank: int | str = 0,
+    outliers: float | str = 0,
 ) -> Curves:
     """Measure the loss of every tile at every format that plans may use.
 
@@ -128,8 +130,8 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
         Method whose error is measured.
     range : str
         Method that chooses scales and zero points of integers, see `laq methods`.
-    group_size : int
-        32, 64 or 128 columns that share a scale.
+    group_size : int or "auto"
+        32, 64 or 128 columns that share a scale; "auto" measures all for a plan to choose from.
     scale_format : "log4", "log8" or "float16"
         How scales are stored.
     transform : str, optional
@@ -147,19 +149,21 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
         Families of formats, see `laq.core.formats.FAMILIES`; with commas between several.
     low_rank : int or "auto"
         Rank of the correction of every linear; "auto" measures several for a plan to choose from.
+    outliers : float or "auto"
+        Share of the weights of every linear that are stored by themselves; likewise.
 
     Raises
     ------
     RequestError
-        If there is no such method, or too few mixes.
+        If there is no such method, or too few mixes, or what is asked for cannot go together.
     DataError
         If batches are needed and there are none.
     """
     opened, names = open_network(network), transforms_of(transform)
     options = EncodingNames(quantizer, range, group_size, scale_format)
-    measuring = Measuring(sensitivity, mixes, tuple(batches), seed, formats, low_rank)
+    measuring = Measuring(sensitivity, mixes, tuple(batches), seed, formats, low_rank, outliers)
     check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
-    measuring.check()
+    measuring.check(group_size)
     made = transform_network(opened, stats, names, options)
     return measure_transformed(opened, made, names, options, measuring)
 
@@ -234,9 +238,7 @@ def apply(network: Source, plan: Plan, stats: Stats, *, sequential: Sequence[Bat
     """
     opened = open_network(network)
     opened.check_same(plan.source_hash, (weight.name for weight in plan.weights))
-    options = EncodingNames(
-        plan.quantizer, plan.range, plan.weights[0].grid.group_size, plan.scale_format.value
-    )
+    options = EncodingNames(plan.quantizer, plan.range, plan.group_size, plan.scale_format.value)
     made = transform_network(opened, stats, plan.transforms, options)
     return apply_all(made.network, [plan], made.stats, sequential=sequential)[0]
 

@@ -14,7 +14,7 @@ from laq.core.formats import CANDIDATES
 from laq.core.groups import TileGrid
 from laq.core.packing import section_specs
 from laq.core.permutation import index_dtype
-from laq.core.plan import Plan, WeightPlan
+from laq.core.plan import PLAN_VERSIONS, Plan, WeightPlan
 from laq.core.scheme import ScaleFormat
 from laq.core.target import Unit
 
@@ -108,7 +108,7 @@ def forget(field):
 
 DAMAGES = {
     "another kind": change(kind="stats"),
-    "a later version": change(version=3),
+    "a later version": change(version=PLAN_VERSIONS[-1] + 1),
     "no weights": forget("weights"),
     "weights of another type": change(weights=5),
     "no unit": forget("unit"),

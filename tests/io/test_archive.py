@@ -12,7 +12,7 @@ import laq
 from laq.core.errors import FormatError, RequestError
 from laq.core.formats import CANDIDATES, FAMILIES
 from laq.io.archive import folder_bytes, open_archive, verify_hashes
-from laq.io.manifest import MANIFEST, WeightEntry, weight_reserve_bytes
+from laq.io.manifest import ARCHIVE_VERSIONS, MANIFEST, WeightEntry, weight_reserve_bytes
 from laq.io.safetensors import read_header
 from laq.io.safetensors_header import DTYPES
 from laq.kernels.reference import dequantize
@@ -251,9 +251,11 @@ def test_archive_of_a_module_needs_one(folder):
 
 def test_later_version_is_refused_with_the_way_out(copied):
     content = json.loads((copied / MANIFEST).read_text())
-    (copied / MANIFEST).write_text(json.dumps(content | {"version": 5}))
+    last = ARCHIVE_VERSIONS[-1]
+    (copied / MANIFEST).write_text(json.dumps(content | {"version": last + 1}))
     with pytest.raises(
-        FormatError, match="archive version 5, this laq reads up to 4\nhint: install a newer laq"
+        FormatError,
+        match=f"archive version {last + 1}, this laq reads up to {last}\nhint: install a newer laq",
     ):
         open_archive(copied)
 

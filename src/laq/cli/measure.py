@@ -20,6 +20,7 @@ from laq.cli.options import (
     LowRank,
     Mixes,
     Model,
+    Outliers,
     QuantizerName,
     Quiet,
     RangeName,
@@ -27,9 +28,9 @@ from laq.cli.options import (
     SensitivityName,
     Tokens,
     TransformNames,
+    check_corrections,
     check_data,
     check_formats,
-    check_low_rank,
 )
 from laq.cli.output import running
 from laq.core.effort import CALIBRATION_TOKENS
@@ -56,6 +57,7 @@ def measure(
     sensitivity: SensitivityName = "fisher",
     mixes: Mixes = 0,
     low_rank: LowRank = "0",
+    outliers: Outliers = "0",
     formats: FormatNames = "all",
     keep: Keep = None,
     data: Data = None,
@@ -81,12 +83,19 @@ def measure(
 
         check_data(data)
         check_formats(formats)
-        check_low_rank(low_rank)
+        check_corrections(low_rank=low_rank, outliers=outliers)
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
         check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
-        check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
+        check_together(
+            formats=formats,
+            low_rank=low_rank,
+            outliers=outliers,
+            group_size=group_size.value,
+            sensitivity=sensitivity,
+            mixes=mixes,
+        )
         network = opened_network(model, keep=keep, quantizer=quantizer, range=range, transform=transform)
         # second moments of every input, and ten losses of four bytes for each tile of 512 weights or more
         check_room(output, sum(4 * w.shape[1] ** 2 for w in network.weights) + network.n_params // 8)
@@ -100,7 +109,7 @@ def measure(
             stats,
             quantizer=quantizer,
             range=range,
-            group_size=int(group_size.value),
+            group_size=group_size.value,
             scale_format=scale_format.value,
             transform=transform,
             sensitivity=sensitivity,
@@ -109,6 +118,7 @@ def measure(
             seed=seed,
             formats=formats,
             low_rank=low_rank,
+            outliers=outliers,
         )
         stats.save(output / "stats")
         curves.save(output / "curves")

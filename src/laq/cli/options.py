@@ -19,6 +19,7 @@ class GroupSize(Enum):
     G32 = "32"
     G64 = "64"
     G128 = "128"
+    AUTO = "auto"
 
 
 class Control(Enum):
@@ -95,7 +96,10 @@ Mixes = Annotated[
         "32 are a good number.",
     ),
 ]
-Group = Annotated[GroupSize, typer.Option("--group-size", help="Columns that share a scale.")]
+Group = Annotated[
+    GroupSize,
+    typer.Option("--group-size", help="Columns that share a scale; `auto` chooses for each weight."),
+]
 AllocatorName = Annotated[
     str, typer.Option("--allocator", help="How bytes are spent over units, see `laq methods`.")
 ]
@@ -113,6 +117,15 @@ LowRank = Annotated[
         "--low-rank",
         metavar="RANK|auto",
         help="Rank of a correction in 8 bits beside each linear's tiles; `auto` chooses for each.",
+    ),
+]
+Outliers = Annotated[
+    str,
+    typer.Option(
+        "--outliers",
+        metavar="SHARE|auto",
+        help="Share of the weights of each linear that are stored by themselves, such as 0.002; `auto` "
+        "chooses for each.",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seeds everything that is sampled.")]
@@ -151,11 +164,11 @@ def check_formats(families: str) -> None:
     formats_of(families)
 
 
-def check_low_rank(text: str) -> None:
-    """Raise RequestError unless it is a rank or "auto"."""
-    from laq.core.low_rank import ranks_of
+def check_corrections(*, low_rank: str, outliers: str) -> None:
+    """Raise RequestError unless they are a rank and a share, or "auto", that go together."""
+    from laq.core.correction import check_corrections as check
 
-    ranks_of(text)
+    check(low_rank, outliers)
 
 
 def check_allocator(name: str) -> None:

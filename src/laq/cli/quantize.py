@@ -24,6 +24,7 @@ from laq.cli.options import (
     LowRank,
     Mixes,
     Model,
+    Outliers,
     QuantizerName,
     Quiet,
     RangeName,
@@ -32,10 +33,10 @@ from laq.cli.options import (
     Size,
     TransformNames,
     check_allocator,
+    check_corrections,
     check_data,
     check_formats,
     check_limits,
-    check_low_rank,
 )
 from laq.cli.output import running
 from laq.core.effort import effort_of
@@ -106,6 +107,7 @@ def quantize(
     scale_format: Scales = ScaleFormat.LOG4,
     transform: TransformNames = None,
     low_rank: LowRank = "0",
+    outliers: Outliers = "0",
     keep: Keep = None,
     control: ControlName = None,
     seed: Seed = 0,
@@ -130,7 +132,7 @@ def quantize(
         start = time.perf_counter()
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         check_data(data)
-        check_low_rank(low_rank)
+        check_corrections(low_rank=low_rank, outliers=outliers)
         check_allocator(allocator)
         check_formats(formats)
         effort_of(effort, tokens=tokens, distill=distill)
@@ -138,7 +140,14 @@ def quantize(
         from laq.measuring import check_measure, check_together
 
         check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
-        check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
+        check_together(
+            formats=formats,
+            low_rank=low_rank,
+            outliers=outliers,
+            group_size=group_size.value,
+            sensitivity=sensitivity,
+            mixes=mixes,
+        )
         names = {"quantizer": quantizer, "range": range, "transform": transform}
         network = _open(model, output, formats, keep=keep, names=names)
 
@@ -160,10 +169,11 @@ def quantize(
             quantizer=quantizer,
             sequential=sequential,
             range=range,
-            group_size=int(group_size.value),
+            group_size=group_size.value,
             scale_format=scale_format.value,
             transform=transform,
             low_rank=low_rank,
+            outliers=outliers,
             control=None if control is None else control.value,
             compare=compare,
             measured=measured,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from laq.allocation import ALLOCATORS
-from laq.allocation.common.options import Option, with_options
+from laq.allocation.common.options import Option, smallest_options, with_options
 from laq.core.budget import bytes_to_bpw
 from laq.core.curve import Curves, WeightCurves
 from laq.core.errors import BudgetError, RequestError
@@ -19,7 +20,7 @@ from laq.core.packing import section_specs
 from laq.core.plan import Plan, WeightPlan
 from laq.core.scheme import ScaleFormat, Scheme
 from laq.core.target import Unit
-from laq.io.archive import low_rank_bytes, product_bytes
+from laq.io.archive import correction_bytes, product_bytes
 from laq.io.safetensors_header import DATA_ALIGNMENT_BYTES
 
 FLOOR_LEVELS = 4
@@ -87,7 +88,12 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     smallest, largest = size_range(curves, unit=unit, formats=formats, floor=floor)
     if not smallest <= budget_bytes <= largest:
         raise _out_of_range(curves, budget_bytes, smallest, largest)
-    curves = _resolved(curves, budget_bytes, unit, formats=formats, floor=floor)
+    group_size = curves.weights[0].grid.group_size  # of the first way, which transforms were made with
+    curves = with_options(
+        curves,
+        budget_bytes - curves.fixed_bytes,
+        option=partial(_option, curves.scale_format, unit, formats=formats, floor=floor),
+    )
     units = _units(curves, unit, formats=formats, floor=floor)
     guide = units.losses if control is None else _permuted(units, control, seed)
     left = budget_bytes - _fixed_bytes(curves, unit)
@@ -101,6 +107,7 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
         quantizer=curves.quantizer,
         range=curves.range,
         transforms=curves.transforms,
+        group_size=group_size,
         budget_bytes=budget_bytes,
         size_bytes=_fixed_bytes(curves, unit) + int(units.costs[choice, index].sum()),
         n_params=curves.n_params,
@@ -118,8 +125,8 @@ def count_units(grids: Iterable[TileGrid], unit: Unit) -> int:
 
 def size_range(curves: Curves, *, unit: Unit, formats: str = "all", floor: bool) -> tuple[int, int]:
     """Return the smallest possible archive and the largest sensible budget, in bytes."""
-    if formats == PRODUCT:
-        curves = _resolved(curves, 0, unit, formats=formats, floor=floor)
+    option = partial(_option, curves.scale_format, unit, formats=formats, floor=floor)
+    curves = smallest_options(curves, option=option)
     units = _units(curves, unit, formats=formats, floor=floor)
     cheapest = np.where(np.isfinite(units.losses), units.costs.astype(np.float64), np.inf).min(0)
     return _fixed_bytes(curves, unit) + int(cheapest.sum()), curves.original_bytes
@@ -227,7 +234,7 @@ def _permuted(units: _Units, control: str, seed: int) -> npt.NDArray[np.float64]
 def _fixed_bytes(curves: Curves, unit: Unit) -> int:
     """Everything that does not depend on the choices: what curves counted, and each weight's tables."""
     own = sum(_weight_fixed_bytes(weight, curves.scale_format, unit) for weight in curves.weights)
-    padding = DATA_ALIGNMENT_BYTES * any(weight.rank or weight.product for weight in curves.weights)
+    padding = DATA_ALIGNMENT_BYTES * any(weight.amount or weight.product for weight in curves.weights)
     return curves.fixed_bytes + padding + own
 
 
@@ -240,23 +247,18 @@ def _weight_fixed_bytes(weight: WeightCurves, scale_format: ScaleFormat, unit: U
     nothing = np.zeros((grid.n_row_blocks, grid.n_groups), np.uint8)
     has_rows = unit.sorts_rows and weight.row_permutation is not None
     tables = section_specs(grid, scale_format, nothing, has_row_permutation=has_rows)
-    correction = low_rank_bytes(weight.name, shape, weight.rank)
+    correction = correction_bytes(weight.name, shape, weight.amount)
     return correction + sum(spec.size_bytes for spec in tables)
 
 
-def _resolved(curves: Curves, budget_bytes: int, unit: Unit, *, formats: str, floor: bool) -> Curves:
-    return with_options(
-        curves,
-        budget_bytes - curves.fixed_bytes,
-        option=lambda weight: _option(weight, curves.scale_format, unit, formats=formats, floor=floor),
-    )
-
-
 def _option(
-    weight: WeightCurves, scale_format: ScaleFormat, unit: Unit, *, formats: str, floor: bool
+    scale_format: ScaleFormat, unit: Unit, weight: WeightCurves, *, formats: str, floor: bool
 ) -> Option:
     units = _allowed_units(weight, scale_format, unit, _allowed(formats, floor=floor))
-    return Option(weight, units.losses, units.costs, _weight_fixed_bytes(weight, scale_format, unit))
+    known = np.asarray(np.isfinite(units.losses).any(1))
+    known[0] |= not known.any()
+    fixed_bytes = _weight_fixed_bytes(weight, scale_format, unit)
+    return Option(weight, units.losses[known], units.costs[known], fixed_bytes)
 
 
 def _weight_plans(curves: Curves, unit: Unit, choice: npt.NDArray[np.int64]) -> list[WeightPlan]:
@@ -271,6 +273,6 @@ def _weight_plans(curves: Curves, unit: Unit, choice: npt.NDArray[np.int64]) -> 
         rows = weight.row_permutation if unit.sorts_rows else None
         choices = np.ascontiguousarray(spread, dtype=np.uint8)
         plans.append(
-            WeightPlan(weight.name, grid, choices, rows, weight.column_order, weight.rank, weight.product)
+            WeightPlan(weight.name, grid, choices, rows, weight.column_order, weight.amount, weight.product)
         )
     return plans
