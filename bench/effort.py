@@ -15,7 +15,7 @@ from laq.runtime.result import Result
 from laq.steps import apply_all, records
 
 BUDGETS = (2.4, 3.2, 4.2)
-N_CALIBRATION = 208
+N_CALIBRATION = 128
 """Sequences of 512 tokens; a quarter runs backward."""
 
 SPLITS = ("selection", "test", "fresh")

@@ -135,7 +135,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Mixes of formats to run through the whole network first, so that predicted losses are its KL; 0 for
         none. With `measured` what was measured counts.
     effort : "default" or "max"
-        "max" takes four times the calibration tokens and 384 steps of distillation.
+        "max" takes four times the calibration tokens and 192 steps of distillation.
     tokens : int, optional
         Calibration tokens; as `effort` says if not given.
     distill : int, optional

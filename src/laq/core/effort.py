@@ -25,7 +25,7 @@ class Effort:
     n_steps: int
 
 
-EFFORTS = {"default": Effort(CALIBRATION_TOKENS, 0), "max": Effort(4 * CALIBRATION_TOKENS, 384)}
+EFFORTS = {"default": Effort(CALIBRATION_TOKENS, 0), "max": Effort(4 * CALIBRATION_TOKENS, 192)}
 
 
 def effort_of(name: str, *, tokens: int | None = None, distill: int | None = None) -> Effort:
@@ -39,7 +39,7 @@ def effort_of(name: str, *, tokens: int | None = None, distill: int | None = Non
     Examples
     --------
     >>> effort_of("max", tokens=1024)
-    Effort(n_tokens=1024, n_steps=384)
+    Effort(n_tokens=1024, n_steps=192)
     """
     if name not in EFFORTS:
         raise RequestError(f"unknown effort {name!r}", hint=f"choose one of: {', '.join(EFFORTS)}")

@@ -1,4 +1,4 @@
-"""From sums of curves to the KL of the whole network: gains of classes and of units, and an exponent."""
+"""From sums of curves to the KL of the whole network: gains of classes and of units."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ N_BANDS = 3
 class Gains:
     """What mixes of formats, run through the whole network, made of the curves.
 
-    With S the sum of the chosen losses, each times the gain of its class, and all times that of the unit of
-    decision, the KL is predicted to be pivot (S / pivot) ^ exponent. Curves that carry gains have those of
-    classes multiplied in. Units have their own because what is chosen is chosen for its low estimate: the
-    finer the choice, the more it is underestimated.
+    The KL is predicted to be the sum of the chosen losses, each times the gain of its class, and all times that
+    of the unit of decision. Curves that carry gains have those of classes multiplied in. Units have their own
+    because what is chosen is chosen for its low estimate: the finer the choice, the more it is underestimated.
 
     Parameters
     ----------
@@ -28,10 +27,6 @@ class Gains:
         Gain of every class of weights, see `weight_classes`.
     units : mapping
         Gain of every unit of decision; 1 for tiles.
-    exponent : float
-        1 where losses add up.
-    pivot_nats : float
-        Where the exponent changes nothing: the middle of the fitted mixes.
     n_fitted, n_held_out : int
         Mixes that the gains were fitted to, and mixes that judge them.
     n_tokens : int
@@ -46,8 +41,6 @@ class Gains:
 
     classes: Mapping[str, float]
     units: Mapping[str, float]
-    exponent: float
-    pivot_nats: float
     n_fitted: int
     n_held_out: int
     n_tokens: int
@@ -60,17 +53,11 @@ class Gains:
 
         Examples
         --------
-        >>> from dataclasses import replace
-        >>> gains = Gains({"q": 2.0}, {"tile": 1.0, "network": 0.5}, 1.0, 0.1, 24, 8, 2048, 1.0, 0.0, 0.5)
+        >>> gains = Gains({"q": 2.0}, {"tile": 1.0, "network": 0.5}, 24, 8, 2048, 1.0, 0.0, 0.5)
         >>> gains.predict(0.4, Unit.TILE), gains.predict(0.4, Unit.NETWORK)
         (0.4, 0.2)
-        >>> round(replace(gains, exponent=0.5).predict(0.4, Unit.TILE), 3)
-        0.2
         """
-        sum_nats *= self.units[unit.value]
-        if sum_nats <= 0 or self.exponent == 1:
-            return sum_nats
-        return float(self.pivot_nats * (sum_nats / self.pivot_nats) ** self.exponent)
+        return sum_nats * self.units[unit.value]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
@@ -85,8 +72,7 @@ class Gains:
         result = Gains(**{**content, "classes": classes, "units": units})
         if sorted(units) != sorted(unit.value for unit in Unit):
             raise ValueError(f"gains of units {sorted(units)}")
-        numbers = (*classes.values(), *units.values(), result.exponent, result.pivot_nats)
-        if not all(0 <= value < float("inf") for value in numbers):
+        if not all(0 <= gain < float("inf") for gain in (*classes.values(), *units.values())):
             raise ValueError("gains are negative or not finite")
         return result
 

@@ -1,4 +1,4 @@
-"""Gains of classes and units and an exponent, fitted to log KL: relative error is what counts."""
+"""Gains of classes and units, fitted to the logarithm of measured KL: relative error is what counts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ SHRINKAGES = (0.1, 0.5, 5.0, 50.0)
 UNIT_SHRINKAGE = 0.1
 """Weight of the distance of a unit's gain to the common one."""
 
-EXPONENT_SHRINKAGE = 1.0
-"""Weight of the exponent's distance to 1."""
-
 N_FOLDS = 4
 ITERATIONS = 40
 HUBER = 0.2
@@ -27,7 +24,7 @@ HUBER = 0.2
 
 @dataclass(frozen=True, slots=True)
 class GainFit:
-    """KL = pivot (S / pivot) ^ exponent with S = exp(log_units_u) sum_c exp(log_gains_c) losses_c.
+    """KL = exp(log_units_u) sum_c exp(log_gains_c) losses_c.
 
     Parameters
     ----------
@@ -35,22 +32,17 @@ class GainFit:
         Logarithms of the gains of classes.
     log_units : float64 [n_units]
         Logarithms of the gains of units; the first one is 0.
-    exponent, pivot_nats : float
-        See `laq.core.gains.Gains`.
     """
 
     log_gains: FloatArray
     log_units: FloatArray
-    exponent: float
-    pivot_nats: float
 
     def predict(self, losses: FloatArray, units: IndexArray) -> FloatArray:
         """Return the KL of mixes; [n_mixes].
 
         losses : float64 [n_mixes, n_classes]        units : int64 [n_mixes]
         """
-        total = losses @ np.exp(self.log_gains) * np.exp(self.log_units[units])
-        return np.asarray(self.pivot_nats * (total / self.pivot_nats) ** self.exponent)
+        return np.asarray(losses @ np.exp(self.log_gains) * np.exp(self.log_units[units]))
 
 
 def fit_gains(losses: FloatArray, kl_nats: FloatArray, units: IndexArray, *, n_units: int) -> GainFit:
@@ -85,32 +77,24 @@ def fit_gains(losses: FloatArray, kl_nats: FloatArray, units: IndexArray, *, n_u
 def _fit(
     losses: FloatArray, kl_nats: FloatArray, units: IndexArray, n_units: int, shrinkage: float
 ) -> GainFit:
-    """Gauss-Newton on log gains (common, of units, of classes) and exponent, weighted by Huber's rule."""
+    """Gauss-Newton on the logarithms of gains (common, of units, of classes), weighted by Huber's rule."""
     n_classes = losses.shape[1]
-    pivot = float(np.exp(np.log(kl_nats).mean()))
     is_unit = (units[:, None] == np.arange(n_units)).astype(float)
-    start = np.zeros(1 + n_units + n_classes + 1)
-    start[-1] = 1.0
-    parameters = start.copy()
+    parameters = np.zeros(1 + n_units + n_classes)
     parameters[0] = float(np.median(np.log(kl_nats / losses.sum(1))))
-    pull = np.array([0.0, *[UNIT_SHRINKAGE] * n_units, *[shrinkage] * n_classes, EXPONENT_SHRINKAGE])
+    pull = np.array([0.0, *[UNIT_SHRINKAGE] * n_units, *[shrinkage] * n_classes])
     for _ in range(ITERATIONS):
-        of_units, of_classes = parameters[1 : 1 + n_units], parameters[1 + n_units : -1]
-        parts = losses * np.exp(parameters[0] + of_classes + of_units[units][:, None])
+        common, of_units, of_classes = np.split(parameters, (1, 1 + n_units))
+        parts = losses * np.exp(common + of_classes + of_units[units][:, None])
         total = parts.sum(1)
-        exponent, distance = parameters[-1], np.log(total / pivot)
-        residual = np.log(kl_nats / pivot) - exponent * distance
-        shares = parts / total[:, None]
-        jacobian = np.column_stack(
-            [np.full(len(total), exponent), exponent * is_unit, exponent * shares, distance]
-        )
+        residual = np.log(kl_nats / total)
+        jacobian = np.column_stack([np.ones(len(total)), is_unit, parts / total[:, None]])
         weight = np.minimum(1.0, HUBER / np.maximum(np.abs(residual), 1e-12))
         left = (jacobian * weight[:, None]).T @ jacobian + np.diag(pull + 1e-9)
-        right = jacobian.T @ (weight * residual) - pull * (parameters - start)
+        right = jacobian.T @ (weight * residual) - pull * parameters
         parameters = parameters + np.clip(np.linalg.solve(left, right), -1.0, 1.0)
-    of_units, of_classes = parameters[1 : 1 + n_units], parameters[1 + n_units : -1]
-    exponent = float(np.clip(parameters[-1], 0.5, 1.5))
-    return GainFit(parameters[0] + of_units[0] + of_classes, of_units - of_units[0], exponent, pivot)
+    common, of_units, of_classes = np.split(parameters, (1, 1 + n_units))
+    return GainFit(common + of_units[0] + of_classes, of_units - of_units[0])
 
 
 def rank_correlation(one: FloatArray, other: FloatArray) -> float:

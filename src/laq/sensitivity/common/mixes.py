@@ -255,8 +255,6 @@ def gains_of(runs: MixRuns) -> Gains:
     return Gains(
         classes={name: float(gain) for name, gain in zip(runs.classes, np.exp(fit.log_gains), strict=True)},
         units={unit.value: of_units.get(unit, 1.0) for unit in Unit},
-        exponent=fit.exponent,
-        pivot_nats=fit.pivot_nats,
         n_fitted=int((~held).sum()),
         n_held_out=int(held.sum()),
         n_tokens=runs.n_tokens,
