@@ -17,9 +17,10 @@ N_BANDS = 3
 class Gains:
     """What mixes of formats, run through the whole network, made of the curves.
 
-    The KL is predicted to be the sum of the chosen losses, each times the gain of its class, and all times that
-    of the unit of decision. Curves that carry gains have those of classes multiplied in. Units have their own
-    because what is chosen is chosen for its low estimate: the finer the choice, the more it is underestimated.
+    The KL is predicted to be the sum of the chosen losses, each times the gain of its class, and all times
+    that of the unit of decision. Curves that carry gains have those of classes multiplied in. Units have
+    their own because what is chosen is chosen for its low estimate: the finer the choice, the more it is
+    underestimated.
 
     Parameters
     ----------
