@@ -102,7 +102,7 @@ def fixed_splits(network: Network, text: Path | None, *, n_calibration: int = 16
     """Calibration, 5 selection, 5 + 20 + 20 test sequences of 512 tokens at fixed places of one text.
 
     The first 16 calibration sequences and the 5 test sequences are those of the reference experiment. Of more
-    calibration sequences 16 run backward, as in the product.
+    a quarter runs backward, at least 16, as in the product.
     """
     content = builtin_text() if text is None else text.read_text(encoding="utf-8")
     ids = torch.tensor(network.tokenizer(content, verbose=False)["input_ids"])
@@ -123,7 +123,7 @@ def fixed_splits(network: Network, text: Path | None, *, n_calibration: int = 16
         selection=cut([n // 2 + i * SEQUENCE for i in range(5)]),
         test=cut(from_end[:TEST_SEQUENCES]),
         source="built-in text" if text is None else text.name,
-        n_gradient=16,
+        n_gradient=max(16, n_calibration // 4),
         wide=cut(from_end[TEST_SEQUENCES:][:WIDE_SEQUENCES]),
         fresh=cut(from_end[-FRESH_SEQUENCES:]),
     )
@@ -137,6 +137,18 @@ def calibration_side(network: Network, text: Path | None, *, n: int = 4) -> tupl
     step = (last - first) // n
     if step < SEQUENCE:
         raise SystemExit(f"error: {len(ids)} tokens are too few to hold any out")
+    return tuple(token_batch(ids[first + i * step :][:SEQUENCE]) for i in range(n))
+
+
+def interleaved(network: Network, text: Path | None, *, n: int) -> tuple:
+    """Sequences spread evenly over what lies between the selection and the test split."""
+    content = builtin_text() if text is None else text.read_text(encoding="utf-8")
+    ids = torch.tensor(network.tokenizer(content, verbose=False)["input_ids"])
+    n_test = TEST_SEQUENCES + WIDE_SEQUENCES + FRESH_SEQUENCES
+    first, last = len(ids) // 2 + 5 * SEQUENCE, len(ids) - n_test * SEQUENCE - 1000
+    step = (last - first) // n
+    if step < SEQUENCE:
+        raise SystemExit(f"error: {len(ids)} tokens are too few for {n} sequences between the splits")
     return tuple(token_batch(ids[first + i * step :][:SEQUENCE]) for i in range(n))
 
 
@@ -185,13 +197,14 @@ def run(
     bpw: float,
     unit: str,
     on: tuple[str, ...] = ("selection", "test", "wide"),
+    sequential: bool = False,
     **options,
 ) -> dict:
     """Allocate, apply and evaluate one setting; one line on the screen, one dict for the JSON."""
     start = time.perf_counter()
     own = without_orders(curves, Unit(unit))
     plan = allocate(own, int(bpw * own.n_params / 8), unit=Unit(unit), **options)
-    (result,) = apply_all(network, [plan], stats)
+    (result,) = apply_all(network, [plan], stats, sequential=splits.calibration if sequential else ())
     seconds = time.perf_counter() - start
     found = {
         split: records(network, {"": (result.model, plan.size_bytes)}, getattr(splits, split), split=split)[
@@ -202,6 +215,7 @@ def run(
     row = {
         "unit": unit,
         "quantizer": plan.quantizer,
+        **({"sequential": True} if sequential else {}),
         **options,
         "bpw": round(plan.bpw, 4),
         "size_bytes": plan.size_bytes,
@@ -223,8 +237,11 @@ def run(
         "top1_agreement": found["test"].top1_agreement,
         "quantize_s": round(seconds, 1),
     }
+    label = " ".join(
+        (f"{plan.quantizer:5s}", *["in sequence"] * sequential, f"{unit:8s}", str(options or ""))
+    )
     print(
-        f"{row['bpw']:.3f} bpw  {plan.quantizer:5s} {unit:8s} {options or ''}  KL {row['kl_nats']:.4f} "
+        f"{row['bpw']:.3f} bpw  {label}  KL {row['kl_nats']:.4f} "
         f"({', '.join(f'{split} {one.kl_nats:.4f}' for split, one in found.items() if split != 'test')}, "
         f"predicted {row['predicted_nats']:.4f})  "
         f"ppl {row['perplexity']:.2f}  top-1 {row['top1_agreement']:.3f}  {seconds:.0f} s",
@@ -256,6 +273,7 @@ __all__ = [
     "cached_stats",
     "calibration_side",
     "fixed_splits",
+    "interleaved",
     "linears_only",
     "measure",
     "parser",

@@ -10,7 +10,7 @@ from common import linears, linears_only, measure, parser, run, save
 from laq.core.curve import Curves
 from laq.core.formats.table import PALETTE_BYTES
 
-FAMILIES = "integer,trellis,palette,nf4,fp4,ternary"
+FAMILIES = "integer,trellis,palette,nf4,fp4,ternary,residual_binary"
 UNIFORM_ROOM = 0.2
 """Bits that scales and zero points may take beside the codes of a uniform plan."""
 
@@ -19,7 +19,10 @@ CASES = (
     *(("tile", formats, bpw) for bpw in BUDGETS for formats in ("integer", "integer,palette", "palette")),
     *(("network", formats, 4 + UNIFORM_ROOM) for formats in ("integer", "palette", "nf4", "fp4", "trellis")),
     *(("network", formats, 3 + UNIFORM_ROOM) for formats in ("integer", "palette", "trellis")),
-    *(("network", formats, 2 + UNIFORM_ROOM) for formats in ("integer", "palette", "trellis", "ternary")),
+    *(
+        ("network", formats, 2 + UNIFORM_ROOM)
+        for formats in ("integer", "palette", "trellis", "ternary", "residual_binary")
+    ),
     *(("tile", formats, bpw) for bpw in BUDGETS for formats in ("trellis", "all", "all,palette")),
     ("tile", "integer,ternary", 2.4),
 )

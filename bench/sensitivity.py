@@ -12,16 +12,17 @@ from laq.core.formats import CANDIDATES, TRELLISES
 from laq.core.scheme import ScaleFormat
 from laq.core.target import Unit
 from laq.evaluation.divergence import compare
+from laq.networks.swapped import Swapped
 from laq.sensitivity import Subject
 from laq.sensitivity.common.gain_fit import rank_correlation
-from laq.sensitivity.common.swaps import Swapped, quantized_alone, shortened
+from laq.sensitivity.common.swaps import quantized_alone, shortened
 from laq.steps import allocate, apply_all, records
 
 N_UNITS = 60
 BITS = 3
 BPW = 3.2
 SWAP_TOKENS, METRIC_TOKENS = 256, 128
-ORDER = ("fisher", "hessian", "weight_error", "kl_swap", "aaai18")
+ORDER = ("fisher", "hessian", "weight_error", "first_order", "kl_swap", "aaai18")
 """Slow ones last: rows are written as they come."""
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "transforms": "bench/transforms.py --text TEXT",
     "formats": "bench/formats.py --text TEXT",
     "low_rank": "bench/low_rank.py --text TEXT",
+    "outliers": "bench/outliers.py --text TEXT",
     "whole_model": "bench/whole_model.py --text TEXT",
     "other_networks": "bench/other_networks.py --text TEXT",
     "ggml_types": "bench/ggml_types.py --text TEXT",

@@ -144,6 +144,14 @@ int32_t laq_rows(const laq_matrix *matrix, const int64_t *stored_rows, int64_t n
     return LAQ_OK;
 }
 
+int32_t laq_outlier_product(const laq_outliers *outliers, const void *x, int32_t type, int64_t n_inputs, int64_t stride,
+                            void *y) {
+    if (n_inputs < 0 || type < LAQ_FLOAT32 || type > LAQ_FLOAT16) return LAQ_BAD_ARGUMENT;
+    const int32_t problem = laq::check(*outliers);
+    if (problem == LAQ_OK) laq::multiply_outliers(*outliers, x, type, n_inputs, stride, y);
+    return problem;
+}
+
 int32_t laq_run(const laq_step *steps, int64_t n_steps) {
     const laq::Tier &tier = laq::current();
     try {

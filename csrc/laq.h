@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or function below changes. */
-#define LAQ_ABI_VERSION 7
+#define LAQ_ABI_VERSION 8
 
 enum {
     LAQ_OK = 0,
@@ -31,6 +31,7 @@ enum {
     LAQ_BAD_PERMUTATION = 5, /* an index out of range or twice */
     LAQ_BAD_ARGUMENT = 6,    /* an unknown type, tier or mode; siblings that do not share their input */
     LAQ_NO_MEMORY = 7,
+    LAQ_BAD_OUTLIER = 8,     /* a row that ends before it starts, or a column out of range */
 };
 
 enum { LAQ_FLOAT32 = 0, LAQ_BFLOAT16 = 1, LAQ_FLOAT16 = 2, LAQ_INT64 = 3, LAQ_BOOL = 4 }; /* the last two in steps only */
@@ -60,6 +61,16 @@ typedef struct {
     int32_t column_index_bytes;        /* the same for column_permutation */
     const uint8_t *palettes;           /* [28] entries of 2, 3 and 4 bits, or NULL without tiles that use them */
 } laq_matrix;
+
+/* A matrix of few elements, row by row. */
+typedef struct {
+    int64_t n_rows, n_columns;
+    int64_t n;              /* elements */
+    const int32_t *starts;  /* [n_rows + 1] first element of each row; the last is n */
+    const void *columns;    /* [n], column_bytes each, 2 or 4 */
+    const uint16_t *values; /* [n] bfloat16 */
+    int32_t column_bytes;
+} laq_outliers;
 
 LAQ_API int32_t laq_abi_version(void);
 
@@ -97,6 +108,11 @@ LAQ_API int32_t laq_linear(const laq_matrix *matrices, int32_t n_matrices, const
 LAQ_API int32_t laq_rows(const laq_matrix *matrix, const int64_t *stored_rows, int64_t n, void *out,
                          int32_t type);
 
+/* y [n_inputs, n_rows] = x S', added up in the order of elements; x and stride as in laq_linear, y of x's type. Checks
+ * the matrix first, which is as fast. */
+LAQ_API int32_t laq_outlier_product(const laq_outliers *outliers, const void *x, int32_t type, int64_t n_inputs,
+                                    int64_t stride, void *y);
+
 /* One operation of a recorded network; `data` holds the result first, then what it reads. */
 enum {
     /* result[i] = f(a[i], b[i], c[i]); read as float32 if any of them is a float, as int64 otherwise */
@@ -114,6 +130,7 @@ enum {
     LAQ_ATTENTION,  /* details: laq_attention; sizes: batches, heads, queries, keys; reads queries, keys, values */
     LAQ_LINEAR,     /* details: laq_product */
     LAQ_ROWS,       /* details: laq_lookup; reads int64 ids, all in a row */
+    LAQ_OUTLIERS,   /* details: laq_outliers; sizes[0]: inputs, all in a row */
 };
 
 typedef struct {

@@ -90,6 +90,11 @@ void product_not_finite(const laq_matrix &matrix, const Tier &tier, const uint8_
 int32_t linear(const Tier &tier, const laq_matrix *matrices, int32_t n_matrices, const void *x, int32_t type,
                int64_t n_inputs, int64_t stride, void *const *y, const float *const *bias, int32_t activation_bits);
 
+// outliers.cpp
+int32_t check(const laq_outliers &outliers);
+void multiply_outliers(const laq_outliers &outliers, const void *x, int32_t type, int64_t n_inputs, int64_t stride,
+                       void *y);
+
 // elements.cpp
 void elementwise(const laq_step &step);
 void along_last_axis(const laq_step &step);

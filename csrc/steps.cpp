@@ -9,7 +9,7 @@
 
 // The layout that src/laq/kernels/steps.py repeats.
 static_assert(sizeof(laq_step) == 232 && sizeof(laq_attention) == 72 && sizeof(laq_product) == 64 &&
-              sizeof(laq_lookup) == 24);
+              sizeof(laq_lookup) == 24 && sizeof(laq_outliers) == 56);
 
 namespace laq {
 namespace {
@@ -143,6 +143,14 @@ int32_t run_step(const laq_step &step, const Tier &tier) {
         case LAQ_MATMUL: return multiply(step, tier);
         case LAQ_ATTENTION: return attention(step, tier);
         case LAQ_ROWS: return look_up(step, tier);
+        case LAQ_OUTLIERS: {
+            const auto &o = *static_cast<const laq_outliers *>(step.details);
+            const int32_t problem = check(o);
+            if (problem == LAQ_OK) {
+                multiply_outliers(o, step.data[1], step.types[1], step.sizes[0], o.n_columns, step.data[0]);
+            }
+            return problem;
+        }
         case LAQ_LINEAR: {
             const auto &p = *static_cast<const laq_product *>(step.details);
             return linear(tier, p.matrices, p.n_matrices, p.x, p.type, p.n_inputs, p.stride, p.y, p.bias,

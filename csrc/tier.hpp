@@ -19,6 +19,7 @@ constexpr int kInputChunk = 128;
 // What the tile table says of a tile: the width of its codes, and a multiple of 16 for what they stand for.
 namespace {
 constexpr int kTrellisTag = 16, kPaletteTag = 32, kNf4 = 48 + 4, kFp4 = 64 + 4, kTrits = 80 + 2;
+constexpr int kResidual = 96 + 2;   // of the first of four
 constexpr int kMiddle = 128;        // the level that stands for zero, where levels are entries of a table
 constexpr int kPaletteBytes = 28;   // of all palettes of a matrix: 4, 8 and 16 entries
 constexpr int kTritsOfByte = 5;
@@ -26,6 +27,7 @@ constexpr bool is_integer(int tag) { return tag < kTrellisTag; }
 constexpr bool is_trellis(int tag) { return tag >> 4 == kTrellisTag >> 4; }
 constexpr bool is_palette(int tag) { return tag >> 4 == kPaletteTag >> 4; }
 constexpr bool is_trits(int tag) { return tag == kTrits; }
+constexpr bool is_residual(int tag) { return tag >= kResidual && tag <= kResidual + 48 && (tag & 15) == 2; }
 // Codes that each stand for one of up to sixteen entries.
 constexpr bool is_table(int tag) { return tag >= kPaletteTag; }
 constexpr int width_of(int tag) { return tag & 15; }
@@ -34,7 +36,7 @@ constexpr bool is_tag(int tag) {
     return is_integer(tag)   ? tag >= 1 && tag <= 8 && tag != 7
            : is_trellis(tag) ? tag > kTrellisTag && tag <= kTrellisTag + 6
            : is_palette(tag) ? tag >= kPaletteTag + 2 && tag <= kPaletteTag + 4
-                             : tag == kNf4 || tag == kFp4 || tag == kTrits;
+                             : tag == kNf4 || tag == kFp4 || tag == kTrits || is_residual(tag);
 }
 // Bytes of a tile's codes.
 constexpr int tile_bytes(int tag, int group_size) {
@@ -76,7 +78,11 @@ LAQ_INLINE void by_tag(int tag, Work work) {
         case 20: return work(Tag<20>{});
         case 21: return work(Tag<21>{});
         case 22: return work(Tag<22>{});
-        case kPaletteTag + 2: return work(Tag<kPaletteTag + 2>{});
+        case kPaletteTag + 2:
+        case kResidual:
+        case kResidual + 16:
+        case kResidual + 32:
+        case kResidual + 48: return work(Tag<kPaletteTag + 2>{});
         case kPaletteTag + 3: return work(Tag<kPaletteTag + 3>{});
         case kPaletteTag + 4:
         case kNf4:

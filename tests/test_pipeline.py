@@ -294,6 +294,31 @@ def test_transforms_of_a_module_given_by_hand_are_refused():
         laq.quantize(module, bpw=16.0, data=data, transform="awq")
 
 
+def test_a_network_without_blocks_is_refused_before_the_slow_work(monkeypatch):
+    monkeypatch.setattr("laq.pipeline.calibrate", lambda *_, **__: pytest.fail("calibrated"))
+    module = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
+    with pytest.raises(laq.LaqError, match=r"no list of blocks.*\nhint: leave --sequential away") as error:
+        laq.quantize(module, bpw=16.0, data=list(torch.randn(6, 8, 64)), sequential=True)
+    assert error.value.exit_code == 2
+
+
+def test_a_plan_is_carried_out_in_sequence_with_batches():
+    module, data = tiny_llama(), batches(use_cache=False)
+    result = laq.quantize(module, bpw=12.0, data=data, sequential=True, compare=False)
+    seen = data[:-2]
+    again = laq.apply(module, result.plan, laq.calibrate(module, data, seed=0), sequential=seen)
+    at_once = laq.apply(module, result.plan, laq.calibrate(module, data, seed=0))
+    same = [
+        {
+            name: all(map(np.array_equal, tensor.sections().values(), one.packed[name].sections().values()))
+            for name, tensor in result.packed.items()
+        }
+        for one in (again, at_once)
+    ]
+    assert all(same[0].values())
+    assert not all(same[1].values())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from laq.core.correction import check_corrections
 from laq.core.curve import Curves
 from laq.core.errors import DataError, RequestError
 from laq.core.formats import PRODUCT, formats_of
+from laq.core.groups import group_sizes_of
 from laq.core.low_rank import ranks_of
+from laq.core.outliers import share_text, shares_of
 from laq.core.product import PRODUCT_CODES
 from laq.core.scale_units import ScalePer
 from laq.core.scheme import StoredAs, allowed_under
@@ -33,7 +36,7 @@ class EncodingNames:
     range : str
         Method that chooses scales and zero points of integers.
     stored : StoredAs
-        Group size and scales.
+        Group sizes and scales.
     """
 
     quantizer: str
@@ -43,7 +46,7 @@ class EncodingNames:
     def encoding(self) -> Encoding:
         """Return the method itself, and the rest."""
         method = quantizer_of(self.quantizer, self.range, self.stored.scale_per)
-        return Encoding(method, self.stored.group_size, self.stored.scale_format)
+        return Encoding(method, self.stored.group_sizes[0], self.stored.scale_format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,17 @@ class Measuring:
     seed: int = 0
     formats: str = "all"
     low_rank: int | str = 0
+    outliers: float | str = 0
 
-    def check(self) -> None:
+    def check(self, group_size: int | str) -> None:
         """Raise RequestError for what cannot go together, DataError without the batches that are needed."""
         check_together(
-            formats=self.formats, low_rank=self.low_rank, sensitivity=self.sensitivity, mixes=self.mixes
+            formats=self.formats,
+            low_rank=self.low_rank,
+            outliers=self.outliers,
+            group_size=group_size,
+            sensitivity=self.sensitivity,
+            mixes=self.mixes,
         )
         if needs_held_out(self.sensitivity, self.mixes) and not self.batches:
             raise DataError(
@@ -88,22 +97,25 @@ def measure_transformed(
 ) -> Curves:
     """Measure what transforms `names` made of a network; see `laq.steps.measure`."""
     network, stats, stored = made.network, made.stats, options.stored
-    products = PRODUCT_CODES if measuring.formats == PRODUCT else ()
+    group_size, *others = stored.group_sizes
     subject = Subject(
         network,
         stats,
         options.quantizer,
-        stored.group_size,
+        group_size,
         stored.scale_format,
         measuring.batches,
         measuring.seed,
         options.range,
         allowed_under(stored.scale_per, formats_of(measuring.formats)),
-        (0,) if products else ranks_of(measuring.low_rank),
-        products,
-        stored.scale_per,
+        ranks_of(measuring.low_rank),
+        products=PRODUCT_CODES if measuring.formats == PRODUCT else (),
+        shares=shares_of(measuring.outliers),
+        other_group_sizes=tuple(others),
+        scale_per=stored.scale_per,
     )
     measured = SENSITIVITIES.get(measuring.sensitivity)().measure(subject)
+    ways = (*measured.weights, *measured.alternatives)
     curves = Curves(
         weights=measured.weights,
         column_permutations=measured.column_permutations,
@@ -111,7 +123,7 @@ def measure_transformed(
         scale_per=stored.scale_per,
         quantizer=options.quantizer,
         range=options.range,
-        fixed_bytes=archive_fixed_bytes(network, measured.weights, measured.column_permutations, stored),
+        fixed_bytes=archive_fixed_bytes(network, ways, measured.column_permutations, stored),
         original_bytes=original.original_bytes,
         n_params=original.n_params,
         source_hash=original.content_hash(),
@@ -120,6 +132,7 @@ def measure_transformed(
         sensitivity=measuring.sensitivity,
         alternatives=measured.alternatives,
         low_rank=str(measuring.low_rank),
+        outliers=share_text(measuring.outliers),
     )
     if not measuring.mixes:
         return curves
@@ -153,14 +166,28 @@ def check_shared_scales(per: ScalePer, *, range: str, sensitivity: str, mixes: i
         )
 
 
-def check_together(*, formats: str, low_rank: int | str, sensitivity: str, mixes: int) -> None:
-    """Raise RequestError for what cannot be measured together."""
+def check_together(
+    *,
+    formats: str,
+    low_rank: int | str,
+    outliers: float | str,
+    group_size: int | str,
+    sensitivity: str,
+    mixes: int,
+) -> None:
+    """Raise RequestError for what cannot be measured together, or is no correction or group size."""
     formats_of(formats)
-    whole = formats == PRODUCT or any(ranks_of(low_rank))
-    if whole and (mixes or sensitivity != "fisher"):
+    corrects, chooses = check_corrections(low_rank, outliers), len(group_sizes_of(group_size)) > 1
+    if formats == PRODUCT and (corrects or chooses):
         raise RequestError(
-            "corrections and product codes are measured by fisher, without mixes",
-            hint="leave --sensitivity and --mixes away, or --low-rank and --format product",
+            "product codes have neither corrections nor groups",
+            hint="leave --low-rank, --outliers and --group-size away, or --format product",
+        )
+    if (formats == PRODUCT or corrects or chooses) and (mixes or sensitivity != "fisher"):
+        raise RequestError(
+            "corrections, product codes and several group sizes are measured by fisher, without mixes",
+            hint="leave --sensitivity and --mixes away, or --low-rank, --outliers, --group-size auto and "
+            "--format product",
         )
 
 

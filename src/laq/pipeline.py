@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,21 @@ import torch
 
 from laq.allocation import ALLOCATORS
 from laq.allocation.common import count_units
+from laq.calibration.blocks import chain_of
 from laq.calibration.collect import hash_batches
-from laq.calibration.data import CALIBRATION_TOKENS, Splits
+from laq.calibration.data import Splits
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
+from laq.core.effort import Effort, effort_of
 from laq.core.errors import BudgetError, RequestError
 from laq.core.formats import check_range
 from laq.core.groups import TileGrid
+from laq.core.outliers import share_text
 from laq.core.scheme import stored_as
 from laq.core.stats import Stats
+from laq.core.storage import HEADER_NAME
 from laq.core.target import check_unit
+from laq.distillation import Distillation, tunable
 from laq.measuring import (
     EncodingNames,
     Measuring,
@@ -34,9 +40,9 @@ from laq.measuring import (
 from laq.networks import Network
 from laq.resources import check_resources
 from laq.runtime.result import Result, sidecar_bytes
-from laq.selection import Job, best_plan, smallest_budget
+from laq.selection import Job, best_plan, distilled, smallest_budget
 from laq.steps import Data, Source, calibrate, open_network, splits_of, unit_of
-from laq.transforms import check_transformable, transforms_of
+from laq.transforms import Transformed, check_transformable, transforms_of
 
 NUMBERS = {
     "bpw": "for example bpw=4.0",
@@ -60,19 +66,24 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     allocator: str = "lagrange",
     formats: str = "all",
     quantizer: str = "gptq",
+    sequential: bool = False,
     range: str = "mse",
-    group_size: int | None = None,
+    group_size: int | str | None = None,
     scale_format: str | None = None,
     scale_per: str = "group",
     transform: str | None = None,
     low_rank: int | str = 0,
+    outliers: float | str = 0,
     keep: str | None = None,
     control: str | None = None,
     compare: bool = True,
     measured: str | Path | None = None,
     sensitivity: str = "fisher",
     mixes: int = 0,
-    tokens: int = CALIBRATION_TOKENS,
+    effort: str = "default",
+    tokens: int | None = None,
+    distill: int | None = None,
+    checkpoint: str | Path | None = None,
     seed: int = 0,
 ) -> Result:
     """Return a network that is as close to the original as a limit allows.
@@ -92,15 +103,19 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Method that spends bytes over units, see `laq methods`.
     formats : str
         Families of number formats that tiles may take, see docs/METHODS.md: "all" (integers and trellises),
-        "integer", "trellis", "palette", "nf4", "fp4", "mxfp4", "ternary", "binary"; with commas between
-        several. Or "product": whole weights in product codes.
+        "integer", "trellis", "palette", "nf4", "fp4", "mxfp4", "ternary", "binary", "residual_binary"; with
+        commas between several. Or "product": whole weights in product codes.
     quantizer : str
         Method that picks codes, see `laq methods`.
+    sequential : bool
+        Round block after block, each for what the rounded ones before it return; see
+        `laq.calibration.sequential`.
     range : str
         Method that chooses scales and zero points of integers, see `laq methods`; others than "mse" with
         formats="integer".
-    group_size : int, optional
-        32, 64 or 128 columns that share a scale; 64 if not given, 32 with mxfp4.
+    group_size : int or "auto", optional
+        32, 64 or 128 columns that share a scale; "auto" chooses for each weight. 64 if not given, 32 with
+        mxfp4.
     scale_format : "log4", "log8", "float16" or "e8m0", optional
         How scales are stored; log4 if not given, e8m0 with mxfp4, log8 where they serve more than a group.
     scale_per : "group", "tile", "channel" or "tensor"
@@ -109,6 +124,9 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
         Methods that the network goes through first, such as "column_norm,awq"; see `laq methods`.
     low_rank : int or "auto"
         Rank of what is stored in 8 bits beside the tiles of every linear; "auto" chooses for each.
+    outliers : float or "auto"
+        Share of the weights of every linear that are stored by themselves, such as 0.002; "auto" chooses for
+        each.
     keep : str, optional
         Regular expression of weights to leave alone.
     control : "permuted", optional
@@ -122,8 +140,16 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     mixes : int
         Mixes of formats to run through the whole network first, so that predicted losses are its KL; 0 for
         none. With `measured` what was measured counts.
-    tokens : int
-        Calibration tokens.
+    effort : "default" or "max"
+        "max" takes four times the calibration tokens and 192 steps of distillation.
+    tokens : int, optional
+        Calibration tokens; as `effort` says if not given.
+    distill : int, optional
+        Steps in which norm gains and biases are tuned after rounding, see `laq.distillation`; as `effort`
+        says if not given. A limit on KL is searched before.
+    checkpoint : path, optional
+        Folder that statistics, curves and the state of the distillation are kept in: after an interruption
+        the same call goes on from there.
     seed : int
         Seeds everything that is sampled.
 
@@ -138,44 +164,45 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     check_shared_scales(stored.scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
     check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
     check_range(range, formats)
-    check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
+    check_together(
+        formats=formats,
+        low_rank=low_rank,
+        outliers=outliers,
+        group_size=stored.group_size,
+        sensitivity=sensitivity,
+        mixes=mixes,
+    )
     names, options = transforms_of(transform), EncodingNames(quantizer, range, stored)
+    spent = effort_of(effort, tokens=tokens, distill=distill)
     network = open_network(source, keep=keep)
+    if spent.n_steps:
+        tunable(network)
     if names:
         check_transformable(network)
-    grids = [TileGrid(*weight.shape, stored.group_size) for weight in network.weights]
+    grids = [TileGrid(*weight.shape, min(stored.group_sizes)) for weight in network.weights]
     check_unit(unit_of(unit), stored.scale_per)
     ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
-    splits = splits_of(network, data, tokens=tokens, seed=seed)
-    if measured is not None:
-        stats, curves = open_measured(measured)
-        network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
-        _check_same(curves, options, (names, sensitivity, str(low_rank)))
-        if mixes and curves.gains is None:
-            raise RequestError(
-                f"{measured}: measured without mixes, asked for {mixes}", hint="measure again with --mixes"
-            )
-        if needs_held_out(curves.sensitivity, 0 if curves.gains is None else 1):
-            splits = splits.holding_out()
-        _check_disjoint(stats, splits)
-        made = transform_network(network, stats, names, options)
+    splits = splits_of(network, data, tokens=spent.n_tokens, seed=seed)
+    if sequential:
+        chain_of(network, splits.calibration[0], asked="--sequential")
+    measuring = Measuring(sensitivity, mixes, (), seed, formats, low_rank, outliers)
+    kept = None if checkpoint is None else Path(checkpoint)
+    folder = _finished(kept) if measured is None else Path(measured)
+    if folder is not None:
+        splits, made, curves = _reopened(network, splits, names, options, measuring, folder=folder)
     else:
-        if needs_held_out(sensitivity, mixes):
-            splits = splits.holding_out()
-        check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
-        stats = calibrate(network, splits, seed=seed)
-        made = transform_network(network, stats, names, options)
-        measuring = Measuring(sensitivity, mixes, splits.held_out, seed, formats, low_rank)
-        curves = measure_transformed(network, made, names, options, measuring)
-    job = Job(network, made, splits, curves, unit, allocator, formats, control, seed)
+        splits, made, curves = _measured(network, splits, names, options, measuring, keep_in=kept)
+    job = Job(network, made, splits, curves, unit, allocator, formats, control, seed, sequential)
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )
+    if spent.n_steps:
+        result = distilled(job, result, Distillation(spent.n_steps, seed=seed), keep_in=kept)
     verdict = result.verdict
     if max_kl is not None:
         verdict += f"; the limit {max_kl:g} is held on the selection split"
-    return result.updated(verdict=verdict, provenance=_provenance(job, verdict, tokens))
+    return result.updated(verdict=verdict, provenance=_provenance(job, verdict, spent))
 
 
 def _check_limits(bpw: object, size: object, max_kl: float | None) -> None:
@@ -204,6 +231,60 @@ def _check_options(unit: str, control: str | None) -> None:
         raise RequestError(f"unknown control {control!r}", hint="choose one of: permuted, None")
 
 
+def _reopened(
+    network: Network,
+    splits: Splits,
+    names: tuple[str, ...],
+    options: EncodingNames,
+    measuring: Measuring,
+    *,
+    folder: Path,
+) -> tuple[Splits, Transformed, Curves]:
+    """Take what was measured before; refuse what was measured otherwise, or on other data."""
+    stats, curves = open_measured(folder)
+    network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
+    asked = (names, measuring.sensitivity, str(measuring.low_rank), share_text(measuring.outliers))
+    _check_same(curves, options, asked)
+    if measuring.mixes and curves.gains is None:
+        raise RequestError(
+            f"{folder}: measured without mixes, asked for {measuring.mixes}",
+            hint="measure again with --mixes",
+        )
+    if needs_held_out(curves.sensitivity, 0 if curves.gains is None else 1):
+        splits = splits.holding_out()
+    _check_disjoint(stats, splits)
+    return splits, transform_network(network, stats, names, options), curves
+
+
+def _measured(
+    network: Network,
+    splits: Splits,
+    names: tuple[str, ...],
+    options: EncodingNames,
+    measuring: Measuring,
+    *,
+    keep_in: Path | None,
+) -> tuple[Splits, Transformed, Curves]:
+    """Calibrate and measure."""
+    if needs_held_out(measuring.sensitivity, measuring.mixes):
+        splits = splits.holding_out()
+    check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
+    stats = calibrate(network, splits, seed=measuring.seed)
+    made = transform_network(network, stats, names, options)
+    measuring = replace(measuring, batches=splits.held_out)
+    curves = measure_transformed(network, made, names, options, measuring)
+    if keep_in is not None:
+        stats.save(keep_in / "stats")
+        curves.save(keep_in / "curves")
+    return splits, made, curves
+
+
+def _finished(checkpoint: Path | None) -> Path | None:
+    """Return a folder where calibration and measurement have ended, None if they have not."""
+    parts = [] if checkpoint is None else [checkpoint / name / HEADER_NAME for name in ("stats", "curves")]
+    return checkpoint if parts and all(part.is_file() for part in parts) else None
+
+
 def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
     """Open what `laq measure` wrote: the folders `stats` and `curves`."""
     stats, curves = Stats.open(Path(folder) / "stats"), Curves.open(Path(folder) / "curves")
@@ -212,7 +293,9 @@ def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
     return stats, curves
 
 
-def _check_same(curves: Curves, options: EncodingNames, others: tuple[tuple[str, ...], str, str]) -> None:
+def _check_same(
+    curves: Curves, options: EncodingNames, others: tuple[tuple[str, ...], str, str, str]
+) -> None:
     """Refuse settings that differ from those a measurement was made with."""
     own = EncodingNames(curves.quantizer, curves.range, curves.stored)
     found, asked = (
@@ -226,14 +309,14 @@ def _check_same(curves: Curves, options: EncodingNames, others: tuple[tuple[str,
             *rest,
         )
         for one, (names, *rest) in (
-            (own, (curves.transforms, curves.sensitivity, curves.low_rank)),
+            (own, (curves.transforms, curves.sensitivity, curves.low_rank, curves.outliers)),
             (options, others),
         )
     )
     if asked != found:
         raise RequestError(
-            "measured with quantizer, range, group size, scales, transforms, sensitivity, low rank "
-            f"{found}, asked for {asked}",
+            "measured with quantizer, range, group size, scales, transforms, sensitivity, low rank, "
+            f"outliers {found}, asked for {asked}",
             hint="measure again, or ask for the same",
         )
 
@@ -285,7 +368,7 @@ def _least_bytes(network: Network) -> int:
     return kept + sidecar_bytes(network) + n_weights // 64
 
 
-def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
+def _provenance(job: Job, verdict: str, spent: Effort) -> dict[str, Any]:
     """What made the result."""
     gains = job.curves.gains
     return {
@@ -293,7 +376,8 @@ def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
         "data": job.splits.source[-MAX_NAME:],
         "data_hash": job.made.stats.data_hash,
         "n_tokens": job.made.stats.n_tokens,
-        "tokens_asked_for": tokens,
+        "tokens_asked_for": spent.n_tokens,
+        "distillation_steps": spent.n_steps,
         "seed": job.seed,
         "allocator": job.allocator,
         "formats": job.formats,
@@ -301,4 +385,6 @@ def _provenance(job: Job, verdict: str, tokens: int) -> dict[str, Any]:
         "mixes": 0 if gains is None else gains.n_fitted + gains.n_held_out,
         "verdict": verdict,
         **({} if job.curves.low_rank == "0" else {"low_rank": job.curves.low_rank}),
+        **({"sequential": True} if job.sequential else {}),
+        **({} if job.curves.outliers == "0" else {"outliers": job.curves.outliers}),
     }

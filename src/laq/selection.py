@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from laq.allocation.common import size_range
 from laq.calibration.data import Splits
@@ -10,6 +12,7 @@ from laq.core.curve import Curves
 from laq.core.errors import BudgetError
 from laq.core.plan import Plan
 from laq.core.record import nats_text
+from laq.distillation import Distillation, distill
 from laq.networks import Network
 from laq.runtime.result import Comparison, Result
 from laq.steps import allocate, apply_all, records, unit_of
@@ -37,12 +40,18 @@ class Job:
     formats: str
     control: str | None
     seed: int
+    sequential: bool = False
+
+    def applied(self, plans: Sequence[Plan]) -> list[Result]:
+        """Quantize and pack by several plans."""
+        batches = self.splits.calibration if self.sequential else ()
+        return apply_all(self.made.network, plans, self.made.stats, sequential=batches)
 
 
 def best_plan(job: Job, budget: int, *, compare: bool) -> Result:
     """The requested plan or a rival of the same bytes: the least KL on the selection split wins."""
     plans = _candidates(job, budget, compare=compare)
-    packed = apply_all(job.made.network, list(plans.values()), job.made.stats)
+    packed = job.applied(list(plans.values()))
     results = dict(zip(plans, packed, strict=True))
     models = {label: (result.model, result.plan.size_bytes) for label, result in results.items()}
     selection = records(job.network, models, job.splits.selection, split="selection")
@@ -53,6 +62,36 @@ def best_plan(job: Job, budget: int, *, compare: bool) -> Result:
         record=winner.test,
         comparisons=comparisons,
         verdict=_verdict(job, comparisons, winner),
+    )
+
+
+def distilled(job: Job, result: Result, settings: Distillation, *, keep_in: Path | None = None) -> Result:
+    """Tune what a result keeps in float, if that lowers KL on the selection split; codes and bytes stay.
+
+    The state is kept in the folder `distillation` of `keep_in`.
+    """
+    checkpoint = None if keep_in is None else keep_in / "distillation"
+    network = distill(
+        job.network, job.made.network, result.packed, job.splits.calibration, settings, checkpoint=checkpoint
+    )
+    taught = Result(network, result.plan, result.packed, provenance=result.provenance)
+    models = {"": (taught.model, result.plan.size_bytes)}
+    selection, test = (
+        records(job.network, models, batches, split=split)[""]
+        for split, batches in (("selection", job.splits.selection), ("test", job.splits.test))
+    )
+    before = min(result.comparisons, key=lambda one: one.selection.kl_nats)
+    after = Comparison(f"{before.label}, distilled", result.plan, selection, test)
+    comparisons = (*result.comparisons, after)
+    if selection.kl_nats >= before.selection.kl_nats:
+        return result.updated(
+            comparisons=comparisons,
+            verdict=f"{result.verdict}; distillation did not lower it ({nats_text(selection.kl_nats)})",
+        )
+    return taught.updated(
+        record=test,
+        comparisons=comparisons,
+        verdict=f"{result.verdict}; {nats_text(selection.kl_nats)} after distillation",
     )
 
 
@@ -121,7 +160,7 @@ def smallest_budget(job: Job, max_kl: float) -> int:
     for _ in range(MAX_PROBES):
         budget = _where_predicted(job, (1 - KL_TOLERANCE / 2) * max_kl / ratio, low, high)
         plan = _plan(job, budget, allocator=job.allocator)
-        (result,) = apply_all(job.made.network, [plan], job.made.stats)
+        (result,) = job.applied([plan])
         models = {"": (result.model, plan.size_bytes)}
         kl = records(job.network, models, job.splits.selection, split="selection")[""].kl_nats
         ratio = max(kl, 1e-9) / max(plan.predicted_loss_nats, 1e-12)

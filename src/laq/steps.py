@@ -10,9 +10,11 @@ from torch import nn
 from laq.allocation.common import allocate as _allocate
 from laq.calibration.collect import calibrate as _calibrate
 from laq.calibration.collect import hash_batches
-from laq.calibration.data import CALIBRATION_TOKENS, Splits, evaluation_batches, text_splits
+from laq.calibration.data import Splits, evaluation_batches, text_splits
+from laq.calibration.sequential import apply_in_sequence
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
+from laq.core.effort import CALIBRATION_TOKENS
 from laq.core.errors import DataError, RequestError
 from laq.core.plan import Plan
 from laq.core.record import Record
@@ -106,7 +108,7 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     *,
     quantizer: str = "gptq",
     range: str = "mse",
-    group_size: int | None = None,
+    group_size: int | str | None = None,
     scale_format: str | None = None,
     scale_per: str = "group",
     transform: str | None = None,
@@ -116,6 +118,7 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     seed: int = 0,
     formats: str = "all",
     low_rank: int | str = 0,
+    outliers: float | str = 0,
 ) -> Curves:
     """Measure the loss of every tile at every format that plans may use.
 
@@ -129,8 +132,9 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
         Method whose error is measured.
     range : str
         Method that chooses scales and zero points of integers, see `laq methods`.
-    group_size : int, optional
-        32, 64 or 128 columns that share a scale; 64 if not given, 32 with mxfp4.
+    group_size : int or "auto", optional
+        32, 64 or 128 columns that share a scale; "auto" measures all for a plan to choose from. 64 if not
+        given, 32 with mxfp4.
     scale_format : "log4", "log8", "float16" or "e8m0", optional
         How scales are stored; log4 if not given, e8m0 with mxfp4, log8 where they serve more than a group.
     scale_per : "group", "tile", "channel" or "tensor"
@@ -150,11 +154,14 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
         Families of formats, see `laq.core.formats.FAMILIES`; with commas between several.
     low_rank : int or "auto"
         Rank of the correction of every linear; "auto" measures several for a plan to choose from.
+    outliers : float or "auto"
+        Share of the weights of every linear that are stored by themselves; likewise.
 
     Raises
     ------
     RequestError
-        If there is no such method, group size or scale format, they do not go together, or mixes are too few.
+        If there is no such method, group size or scale format, mixes are too few, or what is asked for
+        cannot go together.
     DataError
         If batches are needed and there are none.
     """
@@ -162,9 +169,9 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     stored = stored_as(formats, group_size=group_size, scale_format=scale_format, scale_per=scale_per)
     check_shared_scales(stored.scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
     options = EncodingNames(quantizer, range, stored)
-    measuring = Measuring(sensitivity, mixes, tuple(batches), seed, formats, low_rank)
+    measuring = Measuring(sensitivity, mixes, tuple(batches), seed, formats, low_rank, outliers)
     check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
-    measuring.check()
+    measuring.check(stored.group_size)
     made = transform_network(opened, stats, names, options)
     return measure_transformed(opened, made, names, options, measuring)
 
@@ -215,25 +222,44 @@ def unit_of(name: str) -> Unit:
     return Unit(name)
 
 
-def apply(network: Source, plan: Plan, stats: Stats) -> Result:
+def apply(network: Source, plan: Plan, stats: Stats, *, sequential: Sequence[Batch] = ()) -> Result:
     """Quantize and pack a network by a plan, after the transforms that the plan names.
+
+    Parameters
+    ----------
+    network : Source
+        The original.
+    plan : Plan
+        Formats of all tiles.
+    stats : Stats
+        What calibration saw.
+    sequential : sequence of Batch, optional
+        Calibration data to round block after block with, each for what the rounded ones before it return; see
+        `laq.calibration.sequential`. Without any, all by the moments in `stats`.
 
     Raises
     ------
     RequestError
         If the plan was made for another network.
+    NetworkError
+        If it has no blocks to go through in sequence.
     """
     opened = open_network(network)
     opened.check_same(plan.source_hash, (weight.name for weight in plan.weights))
-    stored = StoredAs(plan.weights[0].grid.group_size, plan.scale_format, plan.scale_per)
+    stored = StoredAs((plan.group_size,), plan.scale_format, plan.scale_per)
     options = EncodingNames(plan.quantizer, plan.range, stored)
     made = transform_network(opened, stats, plan.transforms, options)
-    return apply_all(made.network, [plan], made.stats)[0]
+    return apply_all(made.network, [plan], made.stats, sequential=sequential)[0]
 
 
-def apply_all(network: Network, plans: Sequence[Plan], stats: Stats) -> list[Result]:
+def apply_all(
+    network: Network, plans: Sequence[Plan], stats: Stats, *, sequential: Sequence[Batch] = ()
+) -> list[Result]:
     """Quantize and pack what transforms made of a network, by several plans of one measurement of it."""
-    packed = apply_plans(network, plans, stats)
+    if sequential:
+        packed = [apply_in_sequence(network, plan, stats, sequential) for plan in plans]
+    else:
+        packed = apply_plans(network, plans, stats)
     provenance = {"data_hash": stats.data_hash, "n_tokens": stats.n_tokens}
     return [
         Result(network, plan, tensors, provenance=provenance)

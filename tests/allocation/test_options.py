@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laq.allocation.common import allocate, size_range
+from laq.core.correction import Amount, Kind
 from laq.core.curve import Curves, WeightCurves
 from laq.core.formats import CANDIDATES
 from laq.core.groups import TileGrid
 from laq.core.scheme import ScaleFormat
 from laq.core.target import Unit
-from laq.io.archive import low_rank_bytes
+from laq.io.archive import correction_bytes
 
 SHAPE = (512, 640)
 LEVELS = np.array([candidate.n_levels for candidate in CANDIDATES], float)
@@ -30,7 +31,7 @@ def curves_of(factors, *, seed=0):
         weights.append(WeightCurves(f"w{index}", grid, plain, None, ""))
         for rank, factor in by_rank.items():
             scaled = (plain * factor).astype(np.float32)
-            alternatives.append(WeightCurves(f"w{index}", grid, scaled, None, "", rank))
+            alternatives.append(WeightCurves(f"w{index}", grid, scaled, None, "", Amount(Kind.RANK, rank)))
     n = len(factors) * SHAPE[0] * SHAPE[1]
     whole = Curves(tuple(weights), {}, ScaleFormat.LOG8, "rtn", 5000, 4 * n, n, "s", "d")
     return replace(whole, alternatives=tuple(alternatives), low_rank="auto")
@@ -44,7 +45,7 @@ def budget_of(curves, bpw):
 def test_a_correction_that_halves_the_loss_is_taken_and_one_that_does_nothing_is_not(unit):
     curves = curves_of([{4: 0.5}, {4: 1.0}, {4: 2.0}])
     plan = allocate(curves, budget_of(curves, 3.5), unit=unit)
-    assert [weight.rank for weight in plan.weights] == [4, 0, 0]
+    assert [weight.amount for weight in plan.weights] == [Amount(Kind.RANK, 4), None, None]
     assert plan.size_bytes <= plan.budget_bytes
 
 
@@ -76,15 +77,18 @@ def test_the_choice_is_near_the_best_of_all_combinations():
 def test_the_bytes_of_a_correction_are_those_of_its_sections_and_headers():
     (curves,) = [curves_of([{4: 0.1}])]
     plan = allocate(curves, budget_of(curves, 3.5))
-    bare = replace(plan.weights[0], rank=0)
+    bare = replace(plan.weights[0], amount=None)
     log = ScaleFormat.LOG8
     data = plan.weights[0].size_bytes(log) - bare.size_bytes(log)
     assert data == 4 * (sum(SHAPE) + 2)
-    assert data < low_rank_bytes("w0", SHAPE, 4) < data + 250
-    assert plan.size_bytes == 5000 + 64 + bare.size_bytes(log) + low_rank_bytes("w0", SHAPE, 4)
+    assert data < correction_bytes("w0", SHAPE, Amount(Kind.RANK, 4)) < data + 250
+    assert plan.size_bytes == 5000 + 64 + bare.size_bytes(log) + correction_bytes(
+        "w0", SHAPE, Amount(Kind.RANK, 4)
+    )
 
 
 def test_a_cheaper_budget_takes_less_rank():
     curves = curves_of([{1: 0.9, 16: 0.5}])
-    ranks = [allocate(curves, budget_of(curves, bpw)).weights[0].rank for bpw in (2.2, 4, 8)]
+    amounts = [allocate(curves, budget_of(curves, bpw)).weights[0].amount for bpw in (2.2, 4, 8)]
+    ranks = [amount.n if amount else 0 for amount in amounts]
     assert ranks == sorted(ranks)

@@ -6,8 +6,6 @@ import subprocess
 import sys
 
 import laq
-from laq.calibration.data import CALIBRATION_TOKENS
-from laq.cli import options
 
 COMMANDS = (
     "quantize",
@@ -46,10 +44,6 @@ def test_unknown_option_exits_with_2(laq):
     done = laq("plan", "--magic")
     assert done.code == 2
     assert done.stdout == ""
-
-
-def test_default_tokens_are_those_of_the_python_interface():
-    assert options.CALIBRATION_TOKENS == CALIBRATION_TOKENS
 
 
 def test_stray_prints_do_not_reach_stdout(laq_well, monkeypatch):

@@ -29,6 +29,7 @@ PALETTES = torch.tensor([[1, 86, 170, 255, *range(16, 256, 32), *range(8, 256, 1
 LEVELS = torch.tensor([candidate.n_levels for candidate in CANDIDATES])
 INT1, INT2, INT3, INT4, INT8 = 1, 3, 4, 5, 8
 NF4, FP4, PALETTE2, TRITS = 15, 16, 17, 20
+RESIDUALS = range(21, 25)
 
 
 def every_method(test):
@@ -171,6 +172,8 @@ def test_more_levels_are_never_much_worse(name, group_size, scale_format):
     assert of_trellises[-1] < 2e-2 * of_trellises[1]
     assert max(losses[NF4], losses[FP4]) < of_palettes[1]
     assert losses[TRITS] < losses[0]
+    assert max(losses[i] for i in RESIDUALS) < losses[INT1]
+    assert min(losses[i] for i in RESIDUALS) < 1.2 * losses[PALETTE2]
 
 
 @every_method

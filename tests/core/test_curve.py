@@ -10,7 +10,8 @@ from laq.core.curve import Curves, WeightCurves
 from laq.core.errors import FormatError
 from laq.core.formats import CANDIDATES
 from laq.core.groups import TileGrid
-from laq.core.scheme import ScaleFormat
+from laq.core.scale_units import ScalePer
+from laq.core.scheme import ScaleFormat, StoredAs
 from laq.core.storage import HEADER_NAME
 
 
@@ -53,6 +54,18 @@ def test_curves_survive_saving(tmp_path):
     assert np.array_equal(opened.weights[1].row_permutation, saved.weights[1].row_permutation)
     key = "a:input.column_permutation"
     assert np.array_equal(opened.column_permutations[key], saved.column_permutations[key])
+
+
+def test_how_tiles_are_stored_survives_saving(tmp_path):
+    first = curves()
+    assert first.stored == StoredAs((32,), ScaleFormat.FLOAT16)
+    grid = TileGrid(40, 100, 64)
+    losses = np.ones((len(CANDIDATES), grid.n_row_blocks, grid.n_groups), np.float32)
+    other = replace(first.weights[0], grid=grid, loss_nats=losses)
+    replace(first, alternatives=(other,), scale_per=ScalePer.CHANNEL).save(tmp_path / "curves")
+    stored = Curves.open(tmp_path / "curves").stored
+    assert stored == StoredAs((32, 64), ScaleFormat.FLOAT16, ScalePer.CHANNEL)
+    assert (first.stored.group_size, stored.group_size) == ("32", "auto")
 
 
 def forget(field):

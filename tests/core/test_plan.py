@@ -3,6 +3,7 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from laq.core.formats import CANDIDATES
 from laq.core.groups import TileGrid
 from laq.core.packing import section_specs
 from laq.core.permutation import index_dtype
-from laq.core.plan import Plan, WeightPlan
+from laq.core.plan import PLAN_VERSIONS, Plan, WeightPlan
+from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
 from laq.core.target import Unit
 
@@ -50,6 +52,14 @@ def test_plans_survive_saving(tmp_path_factory, seed, shapes):
         assert other.choices.dtype == np.uint8
         assert (mine.row_permutation is None) == (other.row_permutation is None)
         assert mine.row_permutation is None or np.array_equal(mine.row_permutation, other.row_permutation)
+
+
+@pytest.mark.parametrize(("per", "version"), [(ScalePer.GROUP, 1), (ScalePer.TILE, 3)])
+def test_what_scales_serve_survives_saving_in_a_version_that_knows_it(tmp_path, per, version):
+    path = tmp_path / "plan.json"
+    replace(plan_of(), scale_per=per).save(path)
+    assert Plan.open(path).scale_per is per
+    assert json.loads(path.read_text())["version"] == version
 
 
 def test_plan_is_one_line_a_weight(tmp_path):
@@ -108,7 +118,7 @@ def forget(field):
 
 DAMAGES = {
     "another kind": change(kind="stats"),
-    "a later version": change(version=3),
+    "a later version": change(version=PLAN_VERSIONS[-1] + 1),
     "no weights": forget("weights"),
     "weights of another type": change(weights=5),
     "no unit": forget("unit"),

@@ -12,7 +12,7 @@ from laq.core import errors
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.errors import BudgetError, FormatError, LaqError, RequestError
 from laq.core.formats import CANDIDATES, Integer
-from laq.core.formats.table import FP4, NF4
+from laq.core.formats.table import FP4, NF4, RESIDUALS
 from laq.core.groups import GROUP_SIZES, TileGrid
 from laq.core.permutation import (
     checked_permutation,
@@ -154,19 +154,28 @@ def test_candidates_are_pinned_because_plans_store_their_positions():
     names = ["absent", "int1", "ternary", "int2", "int3", "int4", "int5", "int6", "int8"]
     trellises = [f"trellis{bits}" for bits in range(1, 7)]
     tables = ["nf4", "fp4", "palette2", "palette3", "palette4", "trits"]
-    assert [c.name for c in CANDIDATES] == [*names, *trellises, *tables]
-    levels = [1, 2, 3, 4, 8, 16, 32, 64, 256, 2, 4, 8, 16, 32, 64, 16, 16, 4, 8, 16, 3]
+    residuals = ["residual45", "residual55", "residual65", "residual75"]
+    assert [c.name for c in CANDIDATES] == [*names, *trellises, *tables, *residuals]
+    levels = [1, 2, 3, 4, 8, 16, 32, 64, 256, 2, 4, 8, 16, 32, 64, 16, 16, 4, 8, 16, 3, 4, 4, 4, 4]
     assert [c.n_levels for c in CANDIDATES] == levels
-    widths = [0, 1, 2, 2, 3, 4, 5, 6, 8, 1, 2, 3, 4, 5, 6, 4, 4, 2, 3, 4, 2]
+    widths = [0, 1, 2, 2, 3, 4, 5, 6, 8, 1, 2, 3, 4, 5, 6, 4, 4, 2, 3, 4, 2, 2, 2, 2, 2]
     assert [c.code_bits for c in CANDIDATES] == widths
     integers, of_trellises = [0, 1, 2, 2, 3, 4, 5, 6, 8], [17, 18, 19, 20, 21, 22]
-    assert [c.tag for c in CANDIDATES] == [*integers, *of_trellises, 52, 68, 34, 35, 36, 82]
+    of_tables = [52, 68, 34, 35, 36, 82, 98, 114, 130, 146]
+    assert [c.tag for c in CANDIDATES] == [*integers, *of_trellises, *of_tables]
 
 
 def test_floats_of_four_bits_are_exact():
     """Sign, two bits of exponent, one of mantissa, doubled."""
     magnitudes = [2 * (m / 2 if e == 0 else 2.0 ** (e - 1) * (1 + m / 2)) for e in range(4) for m in range(2)]
     assert list(FP4.levels) == [*magnitudes, *(-x for x in magnitudes)]
+
+
+@pytest.mark.parametrize(("residual", "share"), [*zip(RESIDUALS, (0.45, 0.55, 0.65, 0.75), strict=True)])
+def test_residual_codes_are_sums_of_two_signs(residual, share):
+    for code, level in enumerate(residual.levels):
+        first, second = (1 if code & bit else -1 for bit in (2, 1))
+        assert level / 20 == pytest.approx(first + share * second)
 
 
 def test_nf4_are_quantiles_of_a_normal_distribution():

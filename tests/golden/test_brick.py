@@ -28,6 +28,7 @@ from laq.runtime.packed import PackedWeight
 GOLDEN = json.loads((Path(__file__).parent / "brick_v1.json").read_text())
 TABLE = json.loads((Path(__file__).parent / "table_v3.json").read_text())
 TRELLIS = json.loads((Path(__file__).parent / "trellis_v2.json").read_text())
+RESIDUAL = json.loads((Path(__file__).parent / "residual_v4.json").read_text())
 LOG4 = json.loads((Path(__file__).parent / "log4_v3.json").read_text())
 E8M0 = json.loads((Path(__file__).parent / "e8m0_v4.json").read_text())
 INTEGERS = list(range(9))
@@ -37,10 +38,14 @@ TRELLISES = [9, 10, 11, 12, 13, 14, 0, 5, 8]
 TABLES = [15, 16, 17, 18, 19, 20, 0, 5, 10]
 """Choices of version 3: every table once, an absent tile, one of integers and one of a trellis."""
 
+RESIDUALS = [21, 22, 23, 24, 0, 5, 10, 18, 20]
+"""Choices of version 4: every residual code once, and tiles of other kinds."""
+
 STORED = [("log8", GOLDEN, INTEGERS), ("float16", GOLDEN, INTEGERS), ("log8", TRELLIS, TRELLISES)]
 STORED += [("float16", TRELLIS, TRELLISES), ("log8", TABLE, TABLES), ("float16", TABLE, TABLES)]
 STORED += [("log4", LOG4, TRELLISES), ("log4", TABLE, TABLES)]
 STORED += [("e8m0", E8M0, TABLES)]
+STORED += [(name, RESIDUAL, RESIDUALS) for name in ("log8", "log4", "float16")]
 every_matrix = pytest.mark.parametrize(("name", "golden", "formats"), STORED)
 FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
 

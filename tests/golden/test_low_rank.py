@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from laq.core.low_rank import LowRank, low_rank_problems
+from laq.core.low_rank import LowRank
 
 GOLDEN = json.loads((Path(__file__).parent / "low_rank_v3.json").read_text())
 SHAPE, RANK = (18, 283), 3
@@ -37,8 +37,8 @@ def test_sections_keep_their_bytes():
 
 def test_stored_sections_decode_to_the_same_values():
     low_rank = stored()
-    assert low_rank_problems(low_rank, n_rows=SHAPE[0], n_columns=SHAPE[1]) == []
-    values = low_rank.dequantize(SHAPE[0])
+    assert low_rank.problems(*SHAPE) == []
+    values = low_rank.dequantize(*SHAPE)
     assert np.allclose(values[0, :8], GOLDEN["values"]["first_row_start"], rtol=1e-6)
     assert np.allclose(values[-1, -8:], GOLDEN["values"]["last_row_end"], rtol=1e-6)
     rows, columns = factors()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import laq
+from laq.core.correction import Amount, Kind
 from laq.core.curve import Curves
 from laq.core.errors import FormatError, LaqError
 from laq.core.plan import Plan
@@ -84,10 +85,10 @@ def changed(folder, *, tensors=None, **fields):
 
 
 def test_linears_have_the_rank_that_was_asked_for(result):
-    assert {weight.name: weight.rank for weight in result.plan.weights} == {
-        "embedding.weight": 0,
-        "first.weight": 2,
-        "second.weight": 2,
+    assert {weight.name: weight.amount for weight in result.plan.weights} == {
+        "embedding.weight": None,
+        "first.weight": Amount(Kind.RANK, 2),
+        "second.weight": Amount(Kind.RANK, 2),
     }
 
 
@@ -132,12 +133,16 @@ def test_the_third_version_has_corrections_and_others_stay_what_they_were(folder
 
 def test_plans_and_curves_keep_ranks(result, tmp_path):
     result.plan.save(tmp_path / "plan.json")
-    assert [weight.rank for weight in Plan.open(tmp_path / "plan.json").weights] == [0, 2, 2]
+    assert [weight.amount and weight.amount.n for weight in Plan.open(tmp_path / "plan.json").weights] == [
+        None,
+        2,
+        2,
+    ]
     stats = laq.calibrate(network(), batches())
     curves = laq.measure(network(), stats, group_size=32, low_rank="auto")
     curves.save(tmp_path / "curves")
     opened = Curves.open(tmp_path / "curves")
-    ranks = [(weight.name, weight.rank) for weight in opened.alternatives]
+    ranks = [(weight.name, weight.amount.n) for weight in opened.alternatives]
     assert ranks == [(f"{name}.weight", rank) for name in ("first", "second") for rank in (1, 2, 4)]
     assert opened.low_rank == "auto"
     for mine, read in zip(curves.alternatives, opened.alternatives, strict=True):
@@ -148,7 +153,7 @@ def test_more_rank_predicts_less_loss_of_every_format_but_the_finest():
     stats = laq.calibrate(network(), batches())
     curves = laq.measure(network(), stats, group_size=32, low_rank="auto")
     by_rank = {
-        one.rank: one.loss_nats[3].sum()  # two bits
+        one.amount.n if one.amount else 0: one.loss_nats[3].sum()  # two bits
         for one in (*curves.weights, *curves.alternatives)
         if one.name == "first.weight"
     }
@@ -160,7 +165,7 @@ def test_a_measurement_with_another_rank_is_refused(tmp_path):
     stats = laq.calibrate(network(), batches())
     stats.save(tmp_path / "stats")
     laq.measure(network(), stats, group_size=32, low_rank=2).save(tmp_path / "curves")
-    with pytest.raises(LaqError, match=r"low rank .*'2'\), asked for .*'0'\)"):
+    with pytest.raises(LaqError, match=r"low rank, outliers .*'2', '0'\), asked for .*'0', '0'\)"):
         quantized(low_rank=0, measured=tmp_path)
 
 
@@ -173,14 +178,14 @@ def test_what_is_no_rank_is_refused_before_the_slow_work(low_rank):
 @pytest.mark.parametrize(
     ("fields", "tensors", "problem"),
     [
-        ({"rank": 3}, {}, "a correction of rank 2, laq.json says 3"),
+        ({"rank": 3}, {}, r"low_rank has shape \(2, 160\), rank 3 needs \(3, 160\)"),
         ({"rank": 65}, {}, "rank 65 of shape"),
         ({"rank": "2"}, {}, "rank '2'"),
         ({"rank": True}, {}, "rank True"),
         ({"kind": "embedding"}, {}, "a correction of a weight that is 'embedding'"),
         ({}, {"first.weight.low_rank": None}, "low_rank is missing"),
         ({}, {"first.weight.low_rank": np.zeros((2, 160), np.uint8)}, "holds uint8"),
-        ({}, {"first.weight.low_rank": np.zeros((2, 159), np.int8)}, r"expected \(2, 160\)"),
+        ({}, {"first.weight.low_rank": np.zeros((2, 159), np.int8)}, r"needs \(2, 160\)"),
         ({}, {"first.weight.low_rank_scales": np.array([np.inf, 1], np.float16)}, "not finite"),
     ],
 )
@@ -194,7 +199,7 @@ def test_damage_is_named(copied, fields, tensors, problem):
 def test_a_correction_in_an_earlier_version_is_damage(copied, version):
     content = json.loads((copied / MANIFEST).read_text())
     (copied / MANIFEST).write_text(json.dumps(content | {"version": version}))
-    with pytest.raises(FormatError, match=f"a correction or product code in version {version}"):
+    with pytest.raises(FormatError, match=f"rank in version {version}"):
         open_archive(copied)
 
 
@@ -210,4 +215,4 @@ def test_a_flipped_byte_is_refused(folder, copied, position, value):
 
 def test_a_packed_tensor_without_its_correction_is_another(result):
     packed = result.packed["first.weight"]
-    assert packed.size_bytes - replace(packed, low_rank=None).size_bytes == 2 * (96 + 64 + 2)
+    assert packed.size_bytes - replace(packed, correction=None).size_bytes == 2 * (96 + 64 + 2)

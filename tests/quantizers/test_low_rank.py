@@ -73,7 +73,7 @@ def test_more_rank_never_leaves_more(seed):
 def test_a_first_correction_that_fits_better_is_kept():
     found = importance()
     exact = first_correction(matrix(), found, torch.ones(SHAPE[1]), rank=2)
-    error = torch.from_numpy(exact.dequantize(SHAPE[0]))
+    error = torch.from_numpy(exact.dequantize(*SHAPE))
     assert last_correction(error, found, exact, root=hessian_root(found.hessian)) is exact
 
 
@@ -81,7 +81,7 @@ def test_rows_and_columns_without_importance_leave_numbers():
     found = importance()
     blind = Importance(found.hessian, found.rows * 0, found.row_support, found.column_support)
     correction = first_correction(matrix(), blind, torch.zeros(SHAPE[1]), rank=3)
-    assert np.isfinite(correction.dequantize(SHAPE[0])).all()
+    assert np.isfinite(correction.dequantize(*SHAPE)).all()
 
 
 def test_the_same_weight_has_the_same_correction():

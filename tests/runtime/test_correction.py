@@ -22,7 +22,7 @@ SHAPE, RANK = (50, 96), 3
 def packed(packed_random):
     generator = np.random.default_rng(5)
     factors = generator.integers(-127, 128, (RANK, sum(SHAPE))).astype(np.int8)
-    return replace(packed_random(SHAPE, 32), low_rank=LowRank(factors, np.full(RANK, 0.01, np.float16)))
+    return replace(packed_random(SHAPE, 32), correction=LowRank(factors, np.full(RANK, 0.01, np.float16)))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def expected(packed, given):
 
 
 def test_the_correction_is_more_than_rounding(packed):
-    tiles = dequantize(replace(packed, low_rank=None))
+    tiles = dequantize(replace(packed, correction=None))
     assert np.linalg.norm(dequantize(packed) - tiles) > 0.5 * np.linalg.norm(tiles)
 
 
@@ -90,7 +90,7 @@ def test_a_copy_is_of_its_own(layer):
 def test_a_state_dict_carries_the_correction(layer, packed):
     state = layer.state_dict()
     assert {"packed.correction.factors", "packed.correction.scales"} <= set(state)
-    other = replace(packed, low_rank=LowRank(packed.low_rank.factors * 0, packed.low_rank.scales))
+    other = replace(packed, correction=LowRank(packed.correction.factors * 0, packed.correction.scales))
     twin = PackedLinear(PackedWeight(other), torch.zeros(SHAPE[0]))
     twin.load_state_dict(state)
     assert torch.equal(twin(inputs(2)), layer(inputs(2)))
@@ -99,7 +99,7 @@ def test_a_state_dict_carries_the_correction(layer, packed):
 def test_factors_stay_in_8_bits_in_memory(packed):
     own = [
         sum(t.numel() * t.element_size() for t in PackedWeight(one).buffers())
-        for one in (packed, replace(packed, low_rank=None))
+        for one in (packed, replace(packed, correction=None))
     ]
     assert own[0] - own[1] == RANK * (sum(SHAPE) + 2)
 
@@ -107,7 +107,7 @@ def test_factors_stay_in_8_bits_in_memory(packed):
 def corrected(packed, rank, generator):
     rows, columns = packed.grid.n_rows, packed.grid.n_columns
     factors = generator.integers(-127, 128, (rank, rows + columns)).astype(np.int8)
-    return replace(packed, low_rank=LowRank(factors, np.full(rank, 0.003, np.float16)))
+    return replace(packed, correction=LowRank(factors, np.full(rank, 0.003, np.float16)))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from laq.sensitivity.common.tile_losses import Tiled, tile_losses
 
 SHAPE = (48, 128)
 ABSENT, INT2, INT4, INT8, TRELLIS2, TRELLIS3, TRELLIS4 = 0, 3, 5, 8, 10, 11, 12
-NF4, FP4, PALETTE2, PALETTE3, PALETTE4, TRITS = 15, 16, 17, 18, 19, 20
+NF4, FP4, PALETTE2, PALETTE3, PALETTE4, TRITS, RESIDUAL = 15, 16, 17, 18, 19, 20, 22
 
 
 def importance_of(rows=None, support=1e6):
@@ -56,7 +56,7 @@ def test_every_tile_has_a_finite_positive_loss_that_falls_with_the_levels(name):
 @pytest.mark.parametrize("name", QUANTIZERS.names())
 @pytest.mark.parametrize(
     "choice",
-    [INT2, INT4, INT8, TRELLIS2, TRELLIS3, TRELLIS4, NF4, FP4, PALETTE2, PALETTE3, PALETTE4, TRITS],
+    [INT2, INT4, INT8, TRELLIS2, TRELLIS3, TRELLIS4, NF4, FP4, PALETTE2, PALETTE3, PALETTE4, TRITS, RESIDUAL],
 )
 def test_predicted_loss_is_near_the_loss_of_the_encoded_weight(name, choice):
     losses, weight, method, feedback = measured(name)
@@ -68,7 +68,7 @@ def test_predicted_loss_is_near_the_loss_of_the_encoded_weight(name, choice):
     assert 0.6 < float(losses[choice].sum()) / true < 1.7
 
 
-@pytest.mark.parametrize("formats", ["integer", "fp4", "binary,palette"])
+@pytest.mark.parametrize("formats", ["integer", "fp4", "binary,palette", "residual_binary"])
 def test_only_formats_that_are_asked_for_are_measured(formats):
     losses, weight, method, feedback = measured()
     allowed = formats_of(formats)

@@ -9,8 +9,9 @@ from laq.core.formats import formats_of
 from laq.core.scheme import ScaleFormat
 from laq.evaluation.divergence import compare
 from laq.networks import describe
+from laq.networks.swapped import Swapped
 from laq.sensitivity import Subject
-from laq.sensitivity.common.swaps import Swapped, quantized_alone, shortened
+from laq.sensitivity.common.swaps import quantized_alone, shortened
 from laq.sensitivity.kl_swap import KlSwap, choices_of
 from laq.steps import calibrate
 

@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from laq.core.effort import CALIBRATION_TOKENS
 from laq.core.errors import DataError
 from laq.core.progress import track
 from laq.networks.module import Batch, Network, evaluation_mode
 
 SEQUENCE_TOKENS = 512
-CALIBRATION_TOKENS = 32768
 GRADIENT_TOKENS = 8192
-"""Calibration tokens that also run backward: G is a mean per output and needs fewer than H, a matrix."""
+GRADIENT_SHARE = 4
+"""Calibration tokens that also run backward, or one in so many if that is more: G is a mean per output and
+needs fewer than H, a matrix."""
 
 SELECTION_TOKENS = 2048
 TEST_TOKENS = 2560
@@ -134,7 +136,8 @@ def split_tokens(
         _evenly(ids, n, start, stop, length=length)
         for n, start, stop in zip(counts, (0, first, second), (first, second, available), strict=True)
     ]
-    return Splits(parts[0], parts[1], parts[2], source, n_gradient=max(1, GRADIENT_TOKENS // length))
+    n_gradient = max(1, GRADIENT_TOKENS // length, len(parts[0]) // GRADIENT_SHARE)
+    return Splits(parts[0], parts[1], parts[2], source, n_gradient=n_gradient)
 
 
 def _evenly(ids: npt.NDArray[np.int64], n: int, start: int, stop: int, *, length: int) -> tuple[Batch, ...]:

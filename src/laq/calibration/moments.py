@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from laq.calibration.spool import Spool
 from laq.core.errors import CalibrationError
 from laq.core.stats import Moments
+from laq.networks.module import Network
 
 SLICE_ROWS = 256
 """Rows of a second-moment matrix updated at a time, from the diagonal on; the rest follows by symmetry."""
@@ -183,3 +185,31 @@ class Collector:
 def squares(gradient: torch.Tensor) -> torch.Tensor:
     """Return squared values as float32 [n, size]."""
     return gradient.detach().float().flatten(0, -2).square()
+
+
+def hook_weights(
+    network: Network, collector: Collector, wanted: Callable[[str], bool], *, with_rows: bool = True
+) -> list[torch.utils.hooks.RemovableHandle]:
+    """Hook the linears, and without blocks the embeddings, whose path is wanted."""
+    handles = []
+    for weight in network.weights:
+        held_by = [network.module.get_submodule(path) for path in weight.modules]
+        alone = sum(isinstance(child, nn.Linear) for child in held_by) > 1
+        for path in filter(wanted, weight.modules):
+            child = network.module.get_submodule(path)
+            if isinstance(child, nn.Linear):
+                hook = collector.linear_hook(weight.name, with_rows=with_rows, alone=alone)
+                handles.append(child.register_forward_hook(hook))
+            elif with_rows and not network.blocks:
+                handles.append(child.register_forward_hook(collector.embedding_hook(weight.name)))
+    return handles
+
+
+@contextmanager
+def hooks(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+    """Remove hooks at the end of the block."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

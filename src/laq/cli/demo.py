@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from laq.cli.options import CALIBRATION_TOKENS, Debug, Quiet, Tokens, check_limits
+from laq.cli.options import Debug, Quiet, Tokens, check_limits
 from laq.cli.output import running
+from laq.core.effort import CALIBRATION_TOKENS
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from laq.cli.options import (
-    CALIBRATION_TOKENS,
     AsJson,
     Data,
     Debug,
@@ -20,6 +19,7 @@ from laq.cli.options import (
     LowRank,
     Mixes,
     Model,
+    Outliers,
     QuantizerName,
     Quiet,
     RangeName,
@@ -29,12 +29,13 @@ from laq.cli.options import (
     SensitivityName,
     Tokens,
     TransformNames,
+    check_corrections,
     check_data,
     check_formats,
-    check_low_rank,
     stored_options,
 )
 from laq.cli.output import running
+from laq.core.effort import CALIBRATION_TOKENS
 from laq.core.scale_units import ScalePer
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def measure(
     sensitivity: SensitivityName = "fisher",
     mixes: Mixes = 0,
     low_rank: LowRank = "0",
+    outliers: Outliers = "0",
     formats: FormatNames = "all",
     keep: Keep = None,
     data: Data = None,
@@ -83,14 +85,21 @@ def measure(
 
         check_data(data)
         check_formats(formats)
-        check_low_rank(low_rank)
+        check_corrections(low_rank=low_rank, outliers=outliers)
         stored = stored_options(formats, group_size, scale_format, scale_per)
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
         check_shared_scales(scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
         check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
-        check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
+        check_together(
+            formats=formats,
+            low_rank=low_rank,
+            outliers=outliers,
+            group_size=stored["group_size"],
+            sensitivity=sensitivity,
+            mixes=mixes,
+        )
         network = opened_network(model, keep=keep, quantizer=quantizer, range=range, transform=transform)
         # second moments of every input, and ten losses of four bytes for each tile of 512 weights or more
         check_room(output, sum(4 * w.shape[1] ** 2 for w in network.weights) + network.n_params // 8)
@@ -112,6 +121,7 @@ def measure(
             seed=seed,
             formats=formats,
             low_rank=low_rank,
+            outliers=outliers,
         )
         stats.save(output / "stats")
         curves.save(output / "curves")

@@ -22,6 +22,7 @@ class GroupSize(Enum):
     G32 = "32"
     G64 = "64"
     G128 = "128"
+    AUTO = "auto"
 
 
 class Control(Enum):
@@ -59,6 +60,18 @@ EvalData = Annotated[
     ),
 ]
 Tokens = Annotated[int, typer.Option("--tokens", callback=_tokens, help="Calibration tokens.")]
+EffortTokens = Annotated[
+    int | None,
+    typer.Option("--tokens", callback=_tokens, help="Calibration tokens; as many as --effort says."),
+]
+EffortName = Annotated[
+    str,
+    typer.Option(
+        "--effort",
+        help="default, or max: four times the calibration tokens, then distillation; half an hour for 135M "
+        "weights on two cores.",
+    ),
+]
 EvalTokens = Annotated[
     int | None, typer.Option("--tokens", callback=_tokens, help="Use about that many tokens; all by default.")
 ]
@@ -88,7 +101,10 @@ Mixes = Annotated[
 ]
 Group = Annotated[
     GroupSize | None,
-    typer.Option("--group-size", help="Columns that share a scale; 64 if not given, 32 with mxfp4."),
+    typer.Option(
+        "--group-size",
+        help="Columns that share a scale; `auto` chooses for each weight. 64 if not given, 32 with mxfp4.",
+    ),
 ]
 Scales = Annotated[
     ScaleFormat | None,
@@ -116,6 +132,15 @@ LowRank = Annotated[
         help="Rank of a correction in 8 bits beside each linear's tiles; `auto` chooses for each.",
     ),
 ]
+Outliers = Annotated[
+    str,
+    typer.Option(
+        "--outliers",
+        metavar="SHARE|auto",
+        help="Share of the weights of each linear that are stored by themselves, such as 0.002; `auto` "
+        "chooses for each.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seeds everything that is sampled.")]
 ControlName = Annotated[
     Control | None,
@@ -124,9 +149,6 @@ ControlName = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; implies --quiet.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-
-CALIBRATION_TOKENS = 32768
-"""As `laq.calibration.data.CALIBRATION_TOKENS`, which needs torch; a test holds the two together."""
 
 
 def check_data(data: str | None) -> None:
@@ -159,7 +181,7 @@ def stored_options(
     """Return how tiles are stored as arguments of the API; RequestError for what does not go together."""
     found = stored_as(
         formats,
-        group_size=None if group_size is None else int(group_size.value),
+        group_size=None if group_size is None else group_size.value,
         scale_format=None if scale_format is None else scale_format.value,
         scale_per=scale_per.value,
     )
@@ -170,11 +192,11 @@ def stored_options(
     }
 
 
-def check_low_rank(text: str) -> None:
-    """Raise RequestError unless it is a rank or "auto"."""
-    from laq.core.low_rank import ranks_of
+def check_corrections(*, low_rank: str, outliers: str) -> None:
+    """Raise RequestError unless they are a rank and a share, or "auto", that go together."""
+    from laq.core.correction import check_corrections as check
 
-    ranks_of(text)
+    check(low_rank, outliers)
 
 
 def check_allocator(name: str) -> None:

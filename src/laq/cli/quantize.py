@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from laq.cli.options import (
-    CALIBRATION_TOKENS,
     AllocatorName,
     AsJson,
     Bpw,
     ControlName,
     Data,
     Debug,
+    EffortName,
+    EffortTokens,
     FormatNames,
     Group,
     Keep,
     LowRank,
     Mixes,
     Model,
+    Outliers,
     QuantizerName,
     Quiet,
     RangeName,
@@ -30,16 +32,16 @@ from laq.cli.options import (
     Seed,
     SensitivityName,
     Size,
-    Tokens,
     TransformNames,
     check_allocator,
+    check_corrections,
     check_data,
     check_formats,
     check_limits,
-    check_low_rank,
     stored_options,
 )
 from laq.cli.output import running
+from laq.core.effort import effort_of
 from laq.core.scale_units import ScalePer
 from laq.core.target import Unit, check_unit
 
@@ -59,10 +61,32 @@ Measured = Annotated[
     Path | None,
     typer.Option("--measured", metavar="DIR", help="Folder that `laq measure` wrote: skips measuring."),
 ]
+Distill = Annotated[
+    int | None,
+    typer.Option(
+        "--distill",
+        metavar="STEPS",
+        help="Tune norm gains and biases against the original after rounding, in so many steps.",
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="DIR",
+        help="Keep what is finished there; the same command goes on from it after an interruption.",
+    ),
+]
 Compare = Annotated[
     bool,
     typer.Option(
         "--compare/--no-compare", help="Hold the plan against uniform and per-tensor plans; keep the best."
+    ),
+]
+Sequential = Annotated[
+    bool,
+    typer.Option(
+        "--sequential", help="Round block after block, each for what the rounded ones before return."
     ),
 ]
 UnitName = Annotated[Unit, typer.Option("--unit", help="What shares one decision.")]
@@ -78,16 +102,21 @@ def quantize(
     allocator: AllocatorName = "lagrange",
     formats: FormatNames = "all",
     quantizer: QuantizerName = "gptq",
+    sequential: Sequential = False,
     range: RangeName = "mse",
     group_size: Group = None,
     scale_format: Scales = None,
     scale_per: ScalesPer = ScalePer.GROUP,
     transform: TransformNames = None,
     low_rank: LowRank = "0",
+    outliers: Outliers = "0",
     keep: Keep = None,
     control: ControlName = None,
     seed: Seed = 0,
-    tokens: Tokens = CALIBRATION_TOKENS,
+    effort: EffortName = "default",
+    tokens: EffortTokens = None,
+    distill: Distill = None,
+    checkpoint: Checkpoint = None,
     data: Data = None,
     measured: Measured = None,
     sensitivity: SensitivityName = "fisher",
@@ -105,17 +134,25 @@ def quantize(
         start = time.perf_counter()
         check_limits(bpw=bpw, size=size, max_kl=max_kl, names="--bpw, --size and --max-kl")
         check_data(data)
-        check_low_rank(low_rank)
+        check_corrections(low_rank=low_rank, outliers=outliers)
         check_allocator(allocator)
         check_formats(formats)
         check_unit(unit, scale_per)
         stored = stored_options(formats, group_size, scale_format, scale_per)
+        effort_of(effort, tokens=tokens, distill=distill)
 
         from laq.measuring import check_measure, check_shared_scales, check_together
 
         check_shared_scales(scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
         check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
-        check_together(formats=formats, low_rank=low_rank, sensitivity=sensitivity, mixes=mixes)
+        check_together(
+            formats=formats,
+            low_rank=low_rank,
+            outliers=outliers,
+            group_size=stored["group_size"],
+            sensitivity=sensitivity,
+            mixes=mixes,
+        )
         names = {"quantizer": quantizer, "range": range, "transform": transform}
         network = _open(model, output, formats, keep=keep, names=names)
 
@@ -135,16 +172,21 @@ def quantize(
             allocator=allocator,
             formats=formats,
             quantizer=quantizer,
+            sequential=sequential,
             range=range,
             **stored,
             transform=transform,
             low_rank=low_rank,
+            outliers=outliers,
             control=None if control is None else control.value,
             compare=compare,
             measured=measured,
             sensitivity=sensitivity,
             mixes=mixes,
+            effort=effort,
             tokens=tokens,
+            distill=distill,
+            checkpoint=checkpoint,
             seed=seed,
         )
         result.save(output)

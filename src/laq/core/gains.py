@@ -1,4 +1,4 @@
-"""From sums of curves to the KL of the whole network: one gain a class of weights, and an exponent."""
+"""From sums of curves to the KL of the whole network: gains of classes and of units."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from laq.core.target import Unit
 
 N_BANDS = 3
 """Parts of the depth that have gains of their own."""
@@ -15,17 +17,17 @@ N_BANDS = 3
 class Gains:
     """What mixes of formats, run through the whole network, made of the curves.
 
-    With S the sum of the chosen losses, each times the gain of its class, the KL is predicted to be
-    pivot (S / pivot) ^ exponent. Curves that carry gains have them multiplied in.
+    The KL is predicted to be the sum of the chosen losses, each times the gain of its class, and all times
+    that of the unit of decision. Curves that carry gains have those of classes multiplied in. Units have
+    their own because what is chosen is chosen for its low estimate: the finer the choice, the more it is
+    underestimated.
 
     Parameters
     ----------
     classes : mapping
         Gain of every class of weights, see `weight_classes`.
-    exponent : float
-        1 where losses add up.
-    pivot_nats : float
-        Where the exponent changes nothing: the middle of the fitted mixes.
+    units : mapping
+        Gain of every unit of decision; 1 for tiles.
     n_fitted, n_held_out : int
         Mixes that the gains were fitted to, and mixes that judge them.
     n_tokens : int
@@ -39,8 +41,7 @@ class Gains:
     """
 
     classes: Mapping[str, float]
-    exponent: float
-    pivot_nats: float
+    units: Mapping[str, float]
     n_fitted: int
     n_held_out: int
     n_tokens: int
@@ -48,34 +49,31 @@ class Gains:
     median_error: float
     median_error_before: float
 
-    def predict(self, sum_nats: float) -> float:
-        """Return the KL of a network whose losses, gains multiplied in, add up to `sum_nats`.
+    def predict(self, sum_nats: float, unit: Unit) -> float:
+        """Return the KL of a network whose losses, gains of classes multiplied in, add up to `sum_nats`.
 
         Examples
         --------
-        >>> from dataclasses import replace
-        >>> gains = Gains({"q": 2.0}, 1.0, 0.1, 24, 8, 2048, 1.0, 0.0, 0.5)
-        >>> gains.predict(0.4)
-        0.4
-        >>> round(replace(gains, exponent=0.5).predict(0.4), 3)
-        0.2
+        >>> gains = Gains({"q": 2.0}, {"tile": 1.0, "network": 0.5}, 24, 8, 2048, 1.0, 0.0, 0.5)
+        >>> gains.predict(0.4, Unit.TILE), gains.predict(0.4, Unit.NETWORK)
+        (0.4, 0.2)
         """
-        if sum_nats <= 0 or self.exponent == 1:
-            return sum_nats
-        return float(self.pivot_nats * (sum_nats / self.pivot_nats) ** self.exponent)
+        return sum_nats * self.units[unit.value]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
-        return {**asdict(self), "classes": dict(self.classes)}
+        return {**asdict(self), "classes": dict(self.classes), "units": dict(self.units)}
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Gains:
         """Return what `to_json` wrote; raises LookupError, TypeError or ValueError if it did not."""
-        classes = {str(name): float(gain) for name, gain in content["classes"].items()}
-        result = Gains(**{**content, "classes": classes})
-        if not all(
-            0 <= value < float("inf") for value in (*classes.values(), result.exponent, result.pivot_nats)
-        ):
+        classes, units = (
+            {str(name): float(gain) for name, gain in content[key].items()} for key in ("classes", "units")
+        )
+        result = Gains(**{**content, "classes": classes, "units": units})
+        if sorted(units) != sorted(unit.value for unit in Unit):
+            raise ValueError(f"gains of units {sorted(units)}")
+        if not all(0 <= gain < float("inf") for gain in (*classes.values(), *units.values())):
             raise ValueError("gains are negative or not finite")
         return result
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from laq.core.errors import RequestError
+
 TILE_ROWS = 16
 """Rows of a tile: one 512-bit register of 32-bit sums."""
 
@@ -12,6 +14,32 @@ LINE_BYTES = 64
 
 GROUP_SIZES = (32, 64, 128)
 """Legal group sizes: multiples of the 32-column brick that keep int32 sums safe."""
+
+
+DEFAULT_GROUP_SIZE = 64
+
+
+def group_sizes_of(group_size: int | str) -> tuple[int, ...]:
+    """Return the group sizes to measure: one, or with "auto" all of them, the default first.
+
+    Raises
+    ------
+    RequestError
+        If it is neither.
+
+    Examples
+    --------
+    >>> group_sizes_of(32), group_sizes_of("128"), group_sizes_of("auto")
+    ((32,), (128,), (64, 32, 128))
+    """
+    if group_size == "auto":
+        return (DEFAULT_GROUP_SIZE, *(size for size in GROUP_SIZES if size != DEFAULT_GROUP_SIZE))
+    named = {str(size): size for size in GROUP_SIZES}
+    if str(group_size) not in named:
+        raise RequestError(
+            f"unknown group_size {group_size!r}", hint=f"choose one of: {', '.join(named)}, auto"
+        )
+    return (named[str(group_size)],)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class LowRank:
         Examples
         --------
         >>> half = LowRank.of(np.float32([[1], [-2]]), np.float32([[3, 1.5]]))
-        >>> half.dequantize(2).round(1).tolist()
+        >>> half.dequantize(2, 2).round(1).tolist()
         [[3.0, 1.5], [-6.0, -3.0]]
         """
         sizes = [np.maximum(np.abs(part).max(1), np.float32(1e-30)) for part in (rows.T, columns)]
@@ -65,14 +65,26 @@ class LowRank:
         """Return the first products alone."""
         return LowRank(self.factors[:rank], self.scales[:rank])
 
-    def dequantize(self, n_rows: int) -> npt.NDArray[np.float32]:
+    def dequantize(self, n_rows: int, n_columns: int) -> npt.NDArray[np.float32]:
         """Return the correction; float32 [n_rows, n_columns]."""
+        assert self.factors.shape[1] == n_rows + n_columns
         values = self.factors * self.scales.astype(np.float32)[:, None]
         return np.asarray(values[:, :n_rows].T @ values[:, n_rows:], np.float32)
 
     def sections(self) -> dict[str, npt.NDArray[Any]]:
         """Return the stored arrays by section name, in the order of the checksum."""
         return {"low_rank": self.factors, "low_rank_scales": self.scales}
+
+    def problems(self, n_rows: int, n_columns: int) -> list[str]:
+        """Say what is wrong with a correction as read from a file."""
+        expected = (self.rank, n_rows + n_columns)
+        if self.factors.shape != expected:
+            return [f"low-rank factors have shape {self.factors.shape}, expected {expected}"]
+        if not 0 < self.rank <= min(n_rows, n_columns):
+            return [f"rank {self.rank} of a matrix of {n_rows} x {n_columns}"]
+        if not (np.isfinite(self.scales) & (self.scales >= 0)).all():
+            return ["low-rank scales are not finite and positive"]
+        return []
 
 
 def ranks_of(low_rank: int | str) -> tuple[int, ...]:
@@ -98,36 +110,11 @@ def ranks_of(low_rank: int | str) -> tuple[int, ...]:
     return (int(text),)
 
 
-def rank_for(rank: int, *, kind: str, shape: tuple[int, int]) -> int:
-    """Return `rank` where a weight can have it: linears alone, of four times as many rows and columns.
-
-    Examples
-    --------
-    >>> rank_for(8, kind="linear", shape=(64, 32)), rank_for(8, kind="tied", shape=(64, 32))
-    (8, 0)
-    """
-    return rank if kind == "linear" and 4 * rank <= min(shape) else 0
-
-
 def low_rank_sections(
     n_rows: int, n_columns: int, rank: int
 ) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
-    """Return name, type and shape of what a correction stores; nothing for rank 0."""
-    if rank == 0:
-        return []
+    """Return name, type and shape of what a correction stores."""
     return [
         ("low_rank", np.dtype(np.int8), (rank, n_rows + n_columns)),
         ("low_rank_scales", np.dtype(np.float16), (rank,)),
     ]
-
-
-def low_rank_problems(low_rank: LowRank, *, n_rows: int, n_columns: int) -> list[str]:
-    """Say what is wrong with a correction as read from a file."""
-    expected = (low_rank.rank, n_rows + n_columns)
-    if low_rank.factors.shape != expected:
-        return [f"low-rank factors have shape {low_rank.factors.shape}, expected {expected}"]
-    if not 0 < low_rank.rank <= min(n_rows, n_columns):
-        return [f"rank {low_rank.rank} of a matrix of {n_rows} x {n_columns}"]
-    if not (np.isfinite(low_rank.scales) & (low_rank.scales >= 0)).all():
-        return ["low-rank scales are not finite and positive"]
-    return []

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laq.core.correction import Amount, Correction
 from laq.core.errors import FormatError
 from laq.core.formats import CANDIDATES, PALETTES, payload_bytes
 from laq.core.formats.table import PALETTE_BYTES
 from laq.core.formats.trellis import TAG as TRELLIS_TAG
 from laq.core.groups import TILE_ROWS, TileGrid
-from laq.core.low_rank import LowRank, low_rank_problems, low_rank_sections
 from laq.core.permutation import IndexArray, index_dtype, is_permutation
 from laq.core.product import ProductTensor
 from laq.core.qtensor import LOG4_SPAN
@@ -96,7 +96,7 @@ class PackedTensor:
         Source index of each stored row and column; None if they keep their order.
     palettes : uint8 [`PALETTE_BYTES`], or None
         Learned entries of 2, 3 and 4 bits; None if no tile uses them.
-    low_rank : LowRank or None
+    correction : Correction or None
         What is added to the matrix.
     scale_per : ScalePer
         What scales serve. If not a group, `scales` and `zero_points` are [n_entries, 16 or 1], a byte for
@@ -115,13 +115,13 @@ class PackedTensor:
     row_permutation: IndexArray | None
     column_permutation: IndexArray | None
     palettes: npt.NDArray[np.uint8] | None = None
-    low_rank: LowRank | None = None
+    correction: Correction | None = None
     scale_per: ScalePer = ScalePer.GROUP
 
     def sections(self) -> dict[str, npt.NDArray[Any]]:
         """Return the stored arrays by section name, in file order."""
         named = {field.name: getattr(self, field.name) for field in fields(self)[2:-2]}
-        correction = {} if self.low_rank is None else self.low_rank.sections()
+        correction = {} if self.correction is None else self.correction.sections()
         return {name: array for name, array in named.items() if array is not None} | correction
 
     @property
@@ -154,7 +154,7 @@ def section_specs(
     choices: npt.NDArray[np.uint8],
     *,
     has_row_permutation: bool,
-    rank: int = 0,
+    amount: Amount | None = None,
     scale_per: ScalePer = ScalePer.GROUP,
 ) -> list[SectionSpec]:
     """Return what packing will store for these choices, except the column permutation (shared).
@@ -169,8 +169,8 @@ def section_specs(
         Candidate format of every tile.
     has_row_permutation : bool
         Whether rows are sorted.
-    rank : int
-        Of the correction; 0 if there is none.
+    amount : Amount or None
+        Of the correction.
     scale_per : ScalePer
         What scales serve.
     """
@@ -196,7 +196,8 @@ def section_specs(
         specs.append(SectionSpec("row_permutation", index_dtype(grid.n_rows), (grid.n_rows,)))
     if uses_palettes(tags):
         specs.append(SectionSpec("palettes", np.dtype(np.uint8), (PALETTE_BYTES,)))
-    return specs + [SectionSpec(*section) for section in low_rank_sections(grid.n_rows, grid.n_columns, rank)]
+    added = [] if amount is None else amount.sections(grid.n_rows, grid.n_columns)
+    return specs + [SectionSpec(*section) for section in added]
 
 
 def n_scale_bases(grid: TileGrid, scale_per: ScalePer) -> int:
@@ -248,9 +249,8 @@ def check_packed(packed: PackedTensor, *, name: str) -> None:
         If a width, group index, offset, size or permutation is out of range.
     """
     problems = [*_tile_problems(packed), *_permutation_problems(packed)]
-    if packed.low_rank is not None:
-        grid = packed.grid
-        problems += low_rank_problems(packed.low_rank, n_rows=grid.n_rows, n_columns=grid.n_columns)
+    if packed.correction is not None:
+        problems += packed.correction.problems(packed.grid.n_rows, packed.grid.n_columns)
     if problems:
         raise FormatError(
             f"{name}: {'; '.join(problems)}",

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laq.core.correction import Amount, Kind, amount_from_json
 from laq.core.errors import FormatError
 from laq.core.formats import CANDIDATES, FIRST_RANGE
-from laq.core.groups import TileGrid
+from laq.core.groups import DEFAULT_GROUP_SIZE, GROUP_SIZES, TileGrid
 from laq.core.packing import SectionSpec, section_specs
 from laq.core.permutation import IndexArray, checked_permutation
 from laq.core.product import ProductCode, product_code, product_sections
@@ -24,8 +25,8 @@ from laq.core.scheme import ScaleFormat
 from laq.core.storage import MALFORMED, checked_names, write_text_atomic
 from laq.core.target import Unit
 
-PLAN_VERSIONS = (1, 2)
-"""The second has corrections of low rank."""
+PLAN_VERSIONS = (1, 2, 3)
+"""The second has corrections of low rank, the third outliers, group sizes that differ, and shared scales."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,8 @@ class WeightPlan:
         Source row of each stored row; None if rows keep their order.
     column_order : str
         Key of the shared column permutation, empty if columns keep their order.
-    rank : int
-        Of the correction that is added to the tiles; 0 if there is none.
+    amount : Amount or None
+        Of the correction that is added to the tiles.
     product : ProductCode or None
         In which the whole weight is stored in place of tiles.
     """
@@ -55,7 +56,7 @@ class WeightPlan:
     choices: npt.NDArray[np.uint8]
     row_permutation: IndexArray | None
     column_order: str
-    rank: int = 0
+    amount: Amount | None = None
     product: ProductCode | None = None
 
     def histogram(self) -> dict[str, int]:
@@ -76,7 +77,7 @@ class WeightPlan:
             scale_format,
             self.choices,
             has_row_permutation=has_rows,
-            rank=self.rank,
+            amount=self.amount,
             scale_per=scale_per,
         )
         return sum(spec.size_bytes for spec in specs)
@@ -112,6 +113,8 @@ class Plan:
         The network that this plan was made for.
     range : str
         Method that will choose scales and zero points of integers.
+    group_size : int
+        Columns that share a scale where transforms search; weights have their own.
     scale_per : ScalePer
         What scales serve.
     """
@@ -128,6 +131,7 @@ class Plan:
     source_hash: str
     range: str = FIRST_RANGE
     transforms: tuple[str, ...] = ()
+    group_size: int = DEFAULT_GROUP_SIZE
     scale_per: ScalePer = ScalePer.GROUP
 
     @property
@@ -135,12 +139,21 @@ class Plan:
         """Average bits per weight, everything counted."""
         return 8 * self.size_bytes / self.n_params
 
+    @property
+    def _version(self) -> int:
+        """The first version that knows all of it."""
+        kinds = {weight.amount.kind for weight in self.weights if weight.amount}
+        sizes = {weight.grid.group_size for weight in self.weights}
+        if Kind.OUTLIERS in kinds or len(sizes) > 1 or self.scale_per is not ScalePer.GROUP:
+            return 3
+        return 2 if kinds or any(weight.product for weight in self.weights) else 1
+
     def save(self, path: Path | str) -> None:
         """Write one JSON file, one line a weight."""
         lines = [json.dumps(_weight_json(weight), sort_keys=True) for weight in self.weights]
         head = {
             "kind": "plan",
-            "version": 2 if any(weight.rank or weight.product for weight in self.weights) else 1,
+            "version": self._version,
             **self.summary(),
             "column_permutations": {key: _encode(order) for key, order in self.column_permutations.items()},
         }
@@ -160,6 +173,7 @@ class Plan:
             "predicted_loss_nats": float(f"{self.predicted_loss_nats:.6g}"),
             "source_hash": self.source_hash,
             "transforms": list(self.transforms),
+            "group_size": self.group_size,
             **({} if self.scale_per is ScalePer.GROUP else {"scale_per": self.scale_per.value}),
         }
 
@@ -184,13 +198,18 @@ class Plan:
 def _plan_from_json(content: dict[str, Any]) -> Plan:
     names = ("quantizer", "budget_bytes", "size_bytes", "n_params", "predicted_loss_nats", "source_hash")
     columns = {key: _decode(text) for key, text in content["column_permutations"].items()}
+    weights = tuple(_weight_from_json(weight, columns) for weight in content["weights"])
+    group_size = content["group_size"] if "group_size" in content else weights[0].grid.group_size
+    if group_size not in GROUP_SIZES:
+        raise ValueError(f"group size {group_size!r}")
     return Plan(
-        weights=tuple(_weight_from_json(weight, columns) for weight in content["weights"]),
+        weights=weights,
         column_permutations={key: checked_permutation(order, len(order)) for key, order in columns.items()},
         unit=Unit(content["unit"]),
         scale_format=ScaleFormat(content["scale_format"]),
         range=content.get("range", FIRST_RANGE),
         transforms=checked_names(content.get("transforms", [])),
+        group_size=group_size,
         scale_per=ScalePer(content.get("scale_per", ScalePer.GROUP.value)),
         **{name: content[name] for name in names},
     )
@@ -206,7 +225,7 @@ def _weight_json(weight: WeightPlan) -> dict[str, Any]:
         "choices": _encode(weight.choices.ravel()),
         "row_permutation": None if weight.row_permutation is None else _encode(weight.row_permutation),
         "column_order": weight.column_order,
-        **({"rank": weight.rank} if weight.rank else {}),
+        **(weight.amount.to_json() if weight.amount else {}),
         **({"product": weight.product.name} if weight.product else {}),
     }
 
@@ -221,11 +240,9 @@ def _weight_from_json(content: dict[str, Any], columns: Mapping[str, npt.NDArray
     row_permutation = None if rows is None else checked_permutation(_decode(rows), n_rows)
     if order:
         checked_permutation(columns[order], n_columns)
-    rank: object = content.get("rank", 0)
-    if type(rank) is not int or not 0 <= rank <= min(n_rows, n_columns):
-        raise ValueError(f"{content['name']}: rank {rank!r}")
+    amount = amount_from_json(content, (n_rows, n_columns))
     product = product_code(content["product"]) if "product" in content else None
-    return WeightPlan(content["name"], grid, choices, row_permutation, order, rank, product)
+    return WeightPlan(content["name"], grid, choices, row_permutation, order, amount, product)
 
 
 def _encode(array: npt.NDArray[Any]) -> str:

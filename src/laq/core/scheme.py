@@ -11,7 +11,7 @@ import numpy as np
 from laq.core.errors import RequestError
 from laq.core.formats import CANDIDATES, FAMILIES, MXFP4, Format, Integer, payload_bytes
 from laq.core.formats.integer import TERNARY
-from laq.core.groups import GROUP_SIZES, TILE_ROWS
+from laq.core.groups import DEFAULT_GROUP_SIZE, GROUP_SIZES, TILE_ROWS, group_sizes_of
 from laq.core.scale_units import ScalePer
 
 LOG_STEPS = 8
@@ -88,21 +88,36 @@ class ScaleFormat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoredAs:
-    """Group size, scale format and what a scale serves, for all formats alike."""
+    """Group sizes, scale format and what a scale serves, for all formats alike.
 
-    group_size: int
+    Parameters
+    ----------
+    group_sizes : tuple of int
+        That weights may have; transforms are made with the first.
+    scale_format : ScaleFormat
+        How scales are stored.
+    scale_per : ScalePer
+        What a scale serves.
+    """
+
+    group_sizes: tuple[int, ...]
     scale_format: ScaleFormat
     scale_per: ScalePer = ScalePer.GROUP
 
+    @property
+    def group_size(self) -> str:
+        """As it is asked for: a number, or "auto" if there are several."""
+        return "auto" if len(self.group_sizes) > 1 else str(self.group_sizes[0])
 
-MXFP4_STORED = StoredAs(32, ScaleFormat.E8M0)
+
+MXFP4_STORED = StoredAs((32,), ScaleFormat.E8M0)
 """Rouhani et al., arXiv:2310.10537: 32 values of E2M1 share a scale E8M0."""
 
 
 def stored_as(
     formats: str,
     *,
-    group_size: int | None = None,
+    group_size: int | str | None = None,
     scale_format: str | None = None,
     scale_per: str = "group",
 ) -> StoredAs:
@@ -112,8 +127,8 @@ def stored_as(
     ----------
     formats : str
         Families, keys of `laq.core.formats.FAMILIES` with commas between them.
-    group_size : int, optional
-        32, 64 or 128; without it 64, with `mxfp4` 32.
+    group_size : int or "auto", optional
+        32, 64 or 128, "auto" for each weight its own; without it 64, with `mxfp4` 32.
     scale_format : str, optional
         "log4", "log8", "float16" or "e8m0"; without it log4, with `mxfp4` e8m0, for units larger than a group
         log8.
@@ -128,17 +143,16 @@ def stored_as(
     Examples
     --------
     >>> stored_as("integer", group_size=128)
-    StoredAs(group_size=128, scale_format=<ScaleFormat.LOG4: 'log4'>, scale_per=<ScalePer.GROUP: 'group'>)
+    StoredAs(group_sizes=(128,), scale_format=<ScaleFormat.LOG4: 'log4'>, scale_per=<ScalePer.GROUP: 'group'>)
     """
     _check_known("scale_per", scale_per, [one.value for one in ScalePer])
-    _check_known("group_size", group_size, GROUP_SIZES)
     _check_known("scale_format", scale_format, [one.value for one in ScaleFormat])
     per = ScalePer(scale_per)
-    asked = StoredAs(64, ScaleFormat.LOG4 if per is ScalePer.GROUP else ScaleFormat.LOG8)
+    asked = StoredAs((DEFAULT_GROUP_SIZE,), ScaleFormat.LOG4 if per is ScalePer.GROUP else ScaleFormat.LOG8)
     if MXFP4 in formats.split(","):
         asked = MXFP4_STORED
     found = StoredAs(
-        asked.group_size if group_size is None else group_size,
+        asked.group_sizes if group_size is None else group_sizes_of(group_size),
         asked.scale_format if scale_format is None else ScaleFormat(scale_format),
         per,
     )

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laq.core.correction import Amount, Correction
 from laq.core.errors import FormatError
-from laq.core.formats.table import PALETTE_BYTES, PALETTE_TAG
+from laq.core.formats.table import PALETTE_BYTES, PALETTE_TAG, TRITS
 from laq.core.formats.trellis import TAG
-from laq.core.low_rank import LowRank, low_rank_sections
+from laq.core.outliers import Outliers
 from laq.core.packing import PackedTensor, SectionSpec, StoredTensor, check_packed, section_specs
 from laq.core.permutation import IndexArray, index_dtype
 from laq.core.product import ProductCode, ProductTensor, product_code, product_problems, product_sections
@@ -24,10 +25,10 @@ from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
 from laq.core.storage import FolderKind, replaced_folder
 from laq.io.manifest import (
-    CORRECTIONS_VERSION,
+    AMOUNT_RESERVE,
     MANIFEST,
+    OPTIONAL,
     PRODUCT_RESERVE,
-    RANK_RESERVE,
     Manifest,
     WeightEntry,
     manifest_reserve_bytes,
@@ -106,7 +107,7 @@ class Archive:
             ),
             column_permutation=self._columns(entry),
             palettes=get(entry.name, "palettes", np.uint8) if has_palettes else None,
-            low_rank=self._low_rank(entry) if entry.rank else None,
+            correction=self._correction(entry),
             scale_per=per,
         )
         check_packed(tensor, name=entry.name)
@@ -144,15 +145,18 @@ class Archive:
             raise FormatError(f"{name}: {'; '.join(problems)}", hint="copy or quantize it again")
         return tensor
 
-    def _low_rank(self, entry: WeightEntry) -> LowRank:
-        factors = self._section(entry.name, "low_rank", np.int8, rank=2)
-        low_rank = LowRank(factors, self._section(entry.name, "low_rank_scales", np.float16))
-        if low_rank.rank != entry.rank:
-            raise FormatError(
-                f"{entry.name}: a correction of rank {low_rank.rank}, {MANIFEST} says {entry.rank}",
-                hint="copy or quantize it again",
-            )
-        return low_rank
+    def _correction(self, entry: WeightEntry) -> Correction | None:
+        if entry.amount is None:
+            return None
+        found = {}
+        for name, dtype, shape in entry.amount.sections(*entry.shape):
+            found[name] = self._section(entry.name, name, dtype, rank=len(shape))
+            if found[name].shape != shape:
+                raise FormatError(
+                    f"{entry.name}: {name} has shape {found[name].shape}, {entry.amount.name} needs {shape}",
+                    hint="copy or quantize it again",
+                )
+        return entry.amount.read(found)
 
     def _permutation(self, key: str, n: int, *, required: bool) -> IndexArray | None:
         if key not in self.tensors and not required:
@@ -279,9 +283,15 @@ def _version(manifest: Manifest, packed: Collection[StoredTensor]) -> int:
 
 
 def _first_version(stored: StoredTensor) -> int:
-    if isinstance(stored, ProductTensor) or stored.low_rank is not None:
-        return CORRECTIONS_VERSION
+    if isinstance(stored, ProductTensor):
+        return OPTIONAL["product"]
+    if isinstance(stored.correction, Outliers):
+        return OPTIONAL["outliers"]
     highest = int(stored.bits.max(initial=0))
+    if highest > TRITS.tag:
+        return 4
+    if stored.correction is not None:
+        return OPTIONAL["rank"]
     if highest > PALETTE_TAG:
         return 3
     return 2 if highest > TAG else 1
@@ -330,7 +340,7 @@ def fixed_bytes(
     return sidecar_bytes + manifest_reserve_bytes(manifest) + with_weights - data + shard_overhead
 
 
-def low_rank_bytes(name: str, shape: tuple[int, int], rank: int) -> int:
+def correction_bytes(name: str, shape: tuple[int, int], amount: Amount | None) -> int:
     """Return what a correction adds to an archive: its sections, and a tight upper bound of their headers.
 
     Padding of the header to whole steps of `DATA_ALIGNMENT_BYTES` may add one step for all together.
@@ -341,21 +351,20 @@ def low_rank_bytes(name: str, shape: tuple[int, int], rank: int) -> int:
         The weight.
     shape : tuple of int
         [n_rows, n_columns].
-    rank : int
-        0 costs nothing.
+    amount : Amount or None
+        None costs nothing.
 
     Examples
     --------
-    >>> low_rank_bytes("w", (100, 50), 0), low_rank_bytes("w", (100, 50), 4)
-    (0, 795)
+    >>> from laq.core.correction import Kind
+    >>> correction_bytes("w", (100, 50), None), correction_bytes("w", (100, 50), Amount(Kind.RANK, 4))
+    (0, 803)
     """
-    if rank == 0:
-        return 0
-    return RANK_RESERVE + _bytes_with_header(name, low_rank_sections(*shape, rank))
+    return 0 if amount is None else AMOUNT_RESERVE + _bytes_with_header(name, amount.sections(*shape))
 
 
 def product_bytes(name: str, shape: tuple[int, int], code: ProductCode) -> int:
-    """Return what a weight in a product code takes; like `low_rank_bytes` without the tables of tiles."""
+    """Return what a weight in a product code takes; like `correction_bytes` without the tables of tiles."""
     return PRODUCT_RESERVE + _bytes_with_header(name, product_sections(*shape, code))
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from laq.core.correction import Amount, Kind, amount_from_json
 from laq.core.errors import FormatError
 from laq.core.formats import FAMILIES
 from laq.core.groups import GROUP_SIZES, TileGrid
@@ -21,9 +22,8 @@ MANIFEST = "laq.json"
 ARCHIVE_VERSIONS = (1, 2, 3, 4)
 """Those that are read; docs/FORMAT.md says what each adds."""
 
-CORRECTIONS_VERSION = 3
-OPTIONAL = frozenset({"rank", "product"})
-"""Keys of a weight that are left away where they say nothing, known since that version."""
+OPTIONAL = {"rank": 3, "product": 3, "outliers": 4}
+"""Keys of a weight that are left away where they say nothing, and the version since which they are known."""
 
 SHARD_NAME = re.compile(r"[\w-][\w.-]*")
 COUNT_RESERVE = 11
@@ -36,8 +36,8 @@ WEIGHT_RESERVE = 220 + sum(len(name) + COUNT_RESERVE for name in ALWAYS_COUNTED)
 PRODUCT_RESERVE = 32
 """Bytes of a product code's name in a weight's line."""
 
-RANK_RESERVE = 16
-"""Bytes of a correction's rank in a weight's line."""
+AMOUNT_RESERVE = 24
+"""Bytes of how much of a correction there is in a weight's line."""
 
 SUMMARY_RESERVE = 6144
 """Bytes kept in laq.json for the plan's summary, provenance and record, whose length is not known before."""
@@ -62,7 +62,9 @@ class WeightEntry:
     sha256 : str
         Over the bytes of all its sections, in file order.
     rank : int
-        Of its correction; 0, and not written, if there is none.
+        Of its correction; 0, and not written, if there is none of low rank.
+    outliers : int
+        Their number; 0, and not written, if there are none.
     product : str
         Name of the product code of the whole weight; empty, and not written, if it has tiles.
     """
@@ -78,11 +80,18 @@ class WeightEntry:
     sha256: str = ""
     rank: int = 0
     product: str = ""
+    outliers: int = 0
 
     @property
     def grid(self) -> TileGrid:
         """Shape and group size."""
         return TileGrid(*self.shape, self.group_size)
+
+    @property
+    def amount(self) -> Amount | None:
+        """Of its correction; raises ValueError if there can be no such."""
+        said = {kind.value: getattr(self, kind.value) for kind in Kind}
+        return amount_from_json({key: n for key, n in said.items() if n != 0}, self.shape)
 
     def to_json(self) -> dict[str, Any]:
         """Return what is written; nothing is said of a correction or product code that is not there."""
@@ -146,7 +155,12 @@ def manifest_reserve_bytes(manifest: Manifest) -> int:
 def weight_reserve_bytes(entry: WeightEntry) -> int:
     """Return the most bytes of a weight's line but for names; further formats count where they are named."""
     others = sum(len(name) + COUNT_RESERVE for name in entry.tiles if name not in ALWAYS_COUNTED)
-    return WEIGHT_RESERVE + others + RANK_RESERVE * (entry.rank > 0) + PRODUCT_RESERVE * bool(entry.product)
+    return (
+        WEIGHT_RESERVE
+        + others
+        + AMOUNT_RESERVE * (entry.amount is not None)
+        + PRODUCT_RESERVE * bool(entry.product)
+    )
 
 
 def padded(text: str, manifest: Manifest) -> str:
@@ -188,10 +202,10 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
     weights = tuple(_weight_entry(fields) for fields in content["weights"])
     if not weights:
         raise ValueError("no weights")
-    if content["version"] < CORRECTIONS_VERSION and any(
-        fields.keys() & OPTIONAL for fields in content["weights"]
-    ):
-        raise ValueError(f"a correction or product code in version {content['version']}")
+    said = {key for fields in content["weights"] for key in fields}
+    for key, version in OPTIONAL.items():
+        if key in said and content["version"] < version:
+            raise ValueError(f"{key} in version {content['version']}")
     for what, names in (
         ("weight", [entry.name for entry in weights]),
         ("module", [path for entry in weights for path in entry.modules]),
@@ -232,13 +246,15 @@ def _weight_entry(fields: dict[str, Any]) -> WeightEntry:
     sizes = (*entry.shape, entry.group_size)
     if entry.group_size not in GROUP_SIZES or not all(_is_size(n) for n in sizes):
         raise ValueError(f"{entry.name}: shape {entry.shape}, group size {entry.group_size}")
-    if type(entry.rank) is not int or not 0 <= entry.rank <= min(entry.shape):
-        raise ValueError(f"{entry.name}: rank {entry.rank!r} of shape {entry.shape}")
+    try:
+        amount = entry.amount
+    except ValueError as error:
+        raise ValueError(f"{entry.name}: {error}") from error
     if entry.product:
         product_code(entry.product)
-        if entry.rank:
+        if amount:
             raise ValueError(f"{entry.name}: a correction of a product code")
-    if entry.rank and entry.kind != "linear":
+    if amount and entry.kind != "linear":
         raise ValueError(f"{entry.name}: a correction of a weight that is {entry.kind!r}")
     return entry
 

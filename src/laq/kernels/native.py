@@ -18,7 +18,7 @@ from laq.core.errors import FormatError, RequestError
 from laq.core.scheme import ScaleFormat
 from laq.core.threads import MAX_THREADS, usable_threads
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 ENVIRONMENT = "LAQ_KERNELS"
 WITHOUT = "torch"
 """Value of LAQ_KERNELS that leaves the native kernels alone."""
@@ -39,6 +39,7 @@ PROBLEMS = {
     5: "a permutation does not hold every index once",
     6: "arguments do not fit together",
     7: "out of memory",
+    8: "the row or column of an outlier is out of range",
 }
 
 
@@ -67,6 +68,20 @@ class Matrix(ctypes.Structure):
         ("row_index_bytes", ctypes.c_int32),
         ("column_index_bytes", ctypes.c_int32),
         ("palettes", ctypes.c_void_p),
+    )
+
+
+class Outliers(ctypes.Structure):
+    """`laq_outliers`: a matrix of few elements, row by row."""
+
+    _fields_ = (
+        ("n_rows", ctypes.c_int64),
+        ("n_columns", ctypes.c_int64),
+        ("n", ctypes.c_int64),
+        ("starts", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("column_bytes", ctypes.c_int32),
     )
 
 
@@ -178,6 +193,15 @@ class Library:
             ctypes.c_int64,
             ctypes.c_void_p,
             ctypes.c_int32,
+        )
+        self.outlier_product = functions.laq_outlier_product
+        self.outlier_product.argtypes = (
+            ctypes.POINTER(Outliers),
+            ctypes.c_void_p,
+            ctypes.c_int32,
+            ctypes.c_int64,
+            ctypes.c_int64,
+            ctypes.c_void_p,
         )
         self.run = functions.laq_run
         self.run.argtypes = (ctypes.c_void_p, ctypes.c_int64)

@@ -287,8 +287,8 @@ def dequantize(packed: PackedTensor) -> npt.NDArray[np.float32]:
         matrix = matrix[inverse(packed.row_permutation)]
     if packed.column_permutation is not None:
         matrix = matrix[:, inverse(packed.column_permutation)]
-    if packed.low_rank is not None:
-        matrix = matrix + packed.low_rank.dequantize(grid.n_rows)
+    if packed.correction is not None:
+        matrix = matrix + packed.correction.dequantize(grid.n_rows, grid.n_columns)
     return np.ascontiguousarray(matrix)
 
 

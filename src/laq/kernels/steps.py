@@ -57,6 +57,7 @@ class Kind(IntEnum):
     ATTENTION = 38
     LINEAR = 39
     ROWS = 40
+    OUTLIERS = 41
 
 
 class Step(ctypes.Structure):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.autograd import forward_ad
 
-from laq.core.errors import RequestError
+from laq.core.errors import FormatError, RequestError
 from laq.core.groups import TILE_ROWS
 from laq.core.packing import UNIT_BYTES
 from laq.kernels import native
@@ -83,12 +83,7 @@ def call_linear(
     library = native.library()
     assert library is not None
     _check_call(matrices, biases, inputs)
-    width, dtype = matrices[0].n_columns, inputs.dtype
-    rows, n_inputs, stride = inputs, inputs.numel() // width, width
-    if not inputs.is_contiguous() or inputs.is_neg():
-        rows = inputs.detach().resolve_neg().reshape(-1, width)
-        rows = rows if rows.stride(1) == 1 else rows.contiguous()
-        stride = rows.stride(0)
+    dtype, rows, n_inputs, stride = inputs.dtype, *_in_rows(inputs, matrices[0].n_columns)
     lead = inputs.shape[:-1]
     outputs = [torch.empty((*lead, matrix.n_rows), dtype=dtype, device="cpu") for matrix in matrices]
     inside = [bias if bias is not None and bias.dtype == torch.float32 else None for bias in biases]
@@ -110,6 +105,15 @@ def call_linear(
     return outputs
 
 
+def _in_rows(inputs: torch.Tensor, width: int) -> tuple[torch.Tensor, int, int]:
+    """Return inputs whose last axis has no gaps, their number, and the elements from one to the next."""
+    if inputs.is_contiguous() and not inputs.is_neg():
+        return inputs, inputs.numel() // width, width
+    rows = inputs.detach().resolve_neg().reshape(-1, width)
+    rows = rows if rows.stride(1) == 1 else rows.contiguous()
+    return rows, len(rows), rows.stride(0)
+
+
 def _check_call(
     matrices: ctypes.Array[native.Matrix], biases: Sequence[torch.Tensor | None], inputs: torch.Tensor
 ) -> None:
@@ -125,6 +129,62 @@ def _check_call(
             raise RequestError(
                 f"a bias of shape {tuple(bias.shape)} on {bias.device}, expected {(matrix.n_rows,)} on cpu"
             )
+
+
+def outliers_of(
+    starts: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, n_columns: int
+) -> native.Outliers:
+    """Return a matrix of few elements as the native kernels take it; they check what is in it at every call.
+
+    Parameters
+    ----------
+    starts : int32 [n_rows + 1]
+        First element of each row, and the number of elements.
+    columns : int16 or int32 [n]
+        Bits of u16 or u32.
+    values : int16 [n]
+        Bits of bfloat16.
+    n_columns : int
+        Columns of the matrix.
+
+    Raises
+    ------
+    FormatError
+        If types or lengths are others.
+    """
+    types = (starts.dtype, columns.dtype, values.dtype)
+    is_known = types in [(torch.int32, index, torch.int16) for index in (torch.int16, torch.int32)]
+    if (
+        not is_known
+        or columns.shape != values.shape
+        or not all(one.ndim == 1 and one.is_contiguous() and one.is_cpu for one in (starts, columns, values))
+    ):
+        raise FormatError("outliers: buffers of other types or lengths", hint="load its state dict again")
+    return native.Outliers(
+        n_rows=len(starts) - 1,
+        n_columns=n_columns,
+        n=len(values),
+        starts=starts.data_ptr(),
+        columns=columns.data_ptr(),
+        values=values.data_ptr(),
+        column_bytes=columns.element_size(),
+    )
+
+
+def call_outliers(
+    inputs: torch.Tensor, starts: torch.Tensor, columns: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """Multiply float [..., n_columns] by a matrix of few elements, see `outliers_of`; [..., n_rows]."""
+    library = native.library()
+    assert library is not None
+    width = inputs.shape[-1]
+    outliers = outliers_of(starts, columns, values, width)
+    rows, n_inputs, stride = _in_rows(inputs, width)
+    out = torch.empty((*inputs.shape[:-1], outliers.n_rows), dtype=inputs.dtype, device="cpu")
+    kind = TYPES[inputs.dtype]
+    code = library.outlier_product(outliers, rows.data_ptr(), kind, n_inputs, stride, out.data_ptr())
+    native.raise_problem(code, name="outliers")
+    return out
 
 
 def call_rows(

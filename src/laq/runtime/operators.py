@@ -1,7 +1,7 @@
 """The native kernels as torch operators, for torch.compile and torch.export; eager modules call them.
 
-`laq::linear` and `laq::rows` take a packed weight's buffers, in the order of `SECTIONS`, as tensors of their
-own, so that a graph knows what it reads.
+`laq::linear`, `laq::rows` and `laq::outliers` take a packed weight's buffers, those of tiles in the order of
+`SECTIONS`, as tensors of their own, so that a graph knows what it reads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from laq.core.errors import RunError
 from laq.kernels import native
-from laq.runtime.calls import call_linear, call_rows, has_kernels
+from laq.runtime.calls import call_linear, call_outliers, call_rows, has_kernels
 from laq.runtime.packed import checked_matrix, versions_of
 
 SECTIONS = (
@@ -26,6 +26,7 @@ SECTIONS = (
 _LIBRARY = torch.library.Library("laq", "DEF")
 _LIBRARY.define(f"linear(Tensor inputs, Tensor? bias, int activation_bits, {SECTIONS}) -> Tensor")
 _LIBRARY.define(f"rows(Tensor ids, Tensor? row_index, ScalarType dtype, {SECTIONS}) -> Tensor")
+_LIBRARY.define("outliers(Tensor inputs, Tensor starts, Tensor columns, Tensor values) -> Tensor")
 
 _checked: WeakIdKeyDictionary = WeakIdKeyDictionary()
 """By payload: what was checked, as addresses and versions, and the matrix. A cache; graphs have no state."""
@@ -70,7 +71,14 @@ def _fake_rows(ids: torch.Tensor, row_index: object, dtype: torch.dtype, *rest: 
     return ids.new_empty((*ids.shape, rest[-2]), dtype=dtype)
 
 
+def _fake_outliers(inputs: torch.Tensor, starts: torch.Tensor, *rest: Any) -> torch.Tensor:
+    del rest
+    return inputs.new_empty((*inputs.shape[:-1], len(starts) - 1))
+
+
 _LIBRARY.impl("linear", _linear, "CPU")
 _LIBRARY.impl("rows", _rows, "CPU")
+_LIBRARY.impl("outliers", call_outliers, "CPU")
 torch.library.register_fake("laq::linear", _fake_linear, lib=_LIBRARY)
 torch.library.register_fake("laq::rows", _fake_rows, lib=_LIBRARY)
+torch.library.register_fake("laq::outliers", _fake_outliers, lib=_LIBRARY)

@@ -41,7 +41,7 @@ from laq.kernels.torch_decode import (
 )
 from laq.runtime.arena import Arena, Memory
 from laq.runtime.calls import call_unpack, can_unpack
-from laq.runtime.correction import Correction
+from laq.runtime.correction import correction_of
 
 DECODE_ELEMENTS = 1 << 21
 """Weights decoded at a time: bounds the float32 temporary to 8 MB."""
@@ -269,8 +269,8 @@ class PackedWeight(nn.Module):
         self.register_buffer("row_permutation", None if rows is None else _index(place(rows)))
         palettes = packed.palettes
         self.register_buffer("palettes", None if palettes is None else torch.from_numpy(place(palettes)))
-        low_rank, n_rows = packed.low_rank, packed.grid.n_rows
-        self.correction = None if low_rank is None else Correction(low_rank, n_rows, memory=memory)
+        added = packed.correction
+        self.correction = None if added is None else correction_of(added, packed.grid, memory=memory)
         self._checked: CheckedMatrix | None = None
         assert int(tile_offsets(packed.bits, packed.grid)[-1]) == len(packed.payload)
 

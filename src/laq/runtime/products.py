@@ -10,7 +10,7 @@ import torch
 
 from laq.kernels import native
 from laq.kernels.steps import Kind, Lookup, Product
-from laq.runtime.calls import activation_bits
+from laq.runtime.calls import activation_bits, outliers_of
 from laq.runtime.operators import matrix_of
 from laq.runtime.packed import SECTIONS
 from laq.runtime.program import Handler, Program, type_of
@@ -52,6 +52,16 @@ def _rows(program: Program, event: Event) -> None:
     lookup.row_index = None if row_index is None else program.address(row_index)
     _keep_sections(program, rest)
     program.step(Kind.ROWS, (event.result, ids), details=lookup)
+
+
+def _outliers(program: Program, event: Event) -> None:
+    inputs, starts, columns, values = event.arguments
+    if not inputs.is_contiguous():
+        raise NotRecordableError("outliers of inputs that are not contiguous")
+    details = outliers_of(starts, columns, values, inputs.shape[-1])
+    _keep_sections(program, (starts, columns, values))
+    sizes = [_n_inputs(inputs), 1, 1, 1]
+    program.step(Kind.OUTLIERS, (event.result, inputs), sizes=sizes, details=details)
 
 
 # ---------------------------------------------------------------- packed linears
@@ -183,4 +193,5 @@ HANDLERS: dict[str, Handler] = {
     "aten.baddbmm": _matmul_and_bias,
     "laq.rows": _rows,
     "laq.linear": _linear,
+    "laq.outliers": _outliers,
 }

@@ -107,11 +107,10 @@ class Result:
                     w.modules,
                     w.dtype,
                     w.shape,
-                    self._group_size,
+                    plans[w.name].grid.group_size,
                     plans[w.name].column_order,
                     histograms[w.name],
-                    rank=plans[w.name].rank,
-                    product=_code_name(plans[w.name]),
+                    **_stored_as(plans[w.name]),
                 )
                 for w in self.network.weights
             ),
@@ -123,10 +122,6 @@ class Result:
             provenance=provenance,
             record={} if self.record is None else self.record.to_json(),
         )
-
-    @property
-    def _group_size(self) -> int:
-        return self.plan.weights[0].grid.group_size
 
     def save(self, folder: str | Path) -> Path:
         """Write the archive, open it again, compare every byte and a language model's outputs with this.
@@ -184,8 +179,10 @@ class Result:
         return result
 
 
-def _code_name(weight: WeightPlan) -> str:
-    return "" if weight.product is None else weight.product.name
+def _stored_as(weight: WeightPlan) -> dict[str, Any]:
+    """What is said of a weight that is more than tiles, or none."""
+    amount = {} if weight.amount is None else weight.amount.to_json()
+    return amount if weight.product is None else amount | {"product": weight.product.name}
 
 
 def archive_fixed_bytes(
@@ -201,13 +198,15 @@ def archive_fixed_bytes(
     network : Network
         Its kept tensors and its config and tokenizer files are counted.
     weights : sequence of WeightCurves
-        Shapes and orders of the packed weights.
+        All ways of storing the packed weights: the finest groups and all formats are counted.
     column_permutations : mapping
         Shared orders of columns.
     stored : StoredAs
         How scales are stored, and what they serve.
     """
-    curves = {weight.name: weight for weight in weights}
+    ways: dict[str, list[WeightCurves]] = {}
+    for way in weights:
+        ways.setdefault(way.name, []).append(way)
     entries = tuple(
         WeightEntry(
             w.name,
@@ -215,9 +214,9 @@ def archive_fixed_bytes(
             w.modules,
             w.dtype,
             w.shape,
-            curves[w.name].grid.group_size,
-            curves[w.name].column_order,
-            _measured_formats(curves[w.name]),
+            min(way.grid.group_size for way in ways[w.name]),
+            ways[w.name][0].column_order,
+            _measured_formats(ways[w.name]),
         )
         for w in network.weights
     )
@@ -237,7 +236,7 @@ def archive_fixed_bytes(
         (key, "U16" if index_dtype(len(o)).itemsize == 2 else "U32", (len(o),))
         for key, o in column_permutations.items()
     ]
-    learned = [c.name for c in weights if np.isfinite(c.loss_nats[PALETTE_CHOICES]).any()]
+    learned = dict.fromkeys(way.name for way in weights if np.isfinite(way.loss_nats[PALETTE_CHOICES]).any())
     return fixed_bytes(
         manifest,
         kept=kept,
@@ -247,11 +246,10 @@ def archive_fixed_bytes(
     )
 
 
-def _measured_formats(weight: WeightCurves) -> dict[str, int]:
+def _measured_formats(ways: Sequence[WeightCurves]) -> dict[str, int]:
     """Formats that a plan may name, of no tiles yet."""
-    return {
-        c.name: 0 for c, losses in zip(CANDIDATES, weight.loss_nats, strict=True) if np.isfinite(losses).any()
-    }
+    known = np.any([np.isfinite(way.loss_nats).any((1, 2)) for way in ways], 0)
+    return {candidate.name: 0 for candidate, its in zip(CANDIDATES, known, strict=True) if its}
 
 
 def sidecar_bytes(network: Network) -> int:

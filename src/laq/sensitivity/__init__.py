@@ -50,6 +50,10 @@ class Subject:
     ranks : tuple of int
         Ranks of corrections to measure weights with, where they can have them. The first is that of
         `Measured.weights`, the others make alternatives.
+    shares : tuple of float
+        Shares of outliers; likewise.
+    other_group_sizes : tuple of int
+        Measured beside, as alternatives.
     products : tuple of ProductCode
         Measured beside, as alternatives.
     scale_per : ScalePer
@@ -66,13 +70,15 @@ class Subject:
     range: str = "mse"
     allowed: Sequence[bool] = formats_of("all")
     ranks: tuple[int, ...] = (0,)
+    shares: tuple[float, ...] = (0,)
+    other_group_sizes: tuple[int, ...] = ()
     products: tuple[ProductCode, ...] = ()
     scale_per: ScalePer = ScalePer.GROUP
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Curves of every weight, also with other corrections, and the column permutations that they share."""
+    """Curves of every weight, also stored in other ways, and the column permutations that they share."""
 
     weights: tuple[WeightCurves, ...]
     column_permutations: dict[str, IndexArray]

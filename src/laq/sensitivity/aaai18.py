@@ -15,8 +15,9 @@ from laq.core.curve import WeightCurves
 from laq.core.formats import CANDIDATES, TRELLISES
 from laq.core.progress import track
 from laq.networks.module import Batch, evaluation_mode, run_logits
+from laq.networks.swapped import Swapped
 from laq.sensitivity import Measured, Sensitivity, Subject
-from laq.sensitivity.common.swaps import Swapped, check_batches, quantized_alone, shortened
+from laq.sensitivity.common.swaps import check_batches, quantized_alone, shortened
 from laq.sensitivity.common.tile_losses import tile_losses
 from laq.sensitivity.common.tiles import measure_tiles
 

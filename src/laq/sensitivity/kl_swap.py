@@ -14,8 +14,9 @@ from laq.core.formats import CANDIDATES, TRELLISES
 from laq.core.formats.integer import INT2, INT4
 from laq.core.progress import track
 from laq.evaluation.divergence import compare
+from laq.networks.swapped import Swapped
 from laq.sensitivity import Measured, Sensitivity, Subject
-from laq.sensitivity.common.swaps import Swapped, check_batches, quantized_alone, shortened
+from laq.sensitivity.common.swaps import check_batches, quantized_alone, shortened
 from laq.sensitivity.common.tile_losses import tile_losses
 from laq.sensitivity.common.tiles import measure_tiles
 

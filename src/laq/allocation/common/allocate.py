@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from laq.allocation import ALLOCATORS
-from laq.allocation.common.options import Option, with_options
+from laq.allocation.common.options import Option, smallest_options, with_options
 from laq.core.budget import bytes_to_bpw
 from laq.core.curve import Curves, WeightCurves
 from laq.core.errors import BudgetError, RequestError
@@ -20,7 +21,7 @@ from laq.core.plan import Plan, WeightPlan
 from laq.core.scale_units import ScalePer
 from laq.core.scheme import Scheme, StoredAs, check_stored
 from laq.core.target import Unit, check_unit
-from laq.io.archive import low_rank_bytes, product_bytes
+from laq.io.archive import correction_bytes, product_bytes
 from laq.io.safetensors_header import DATA_ALIGNMENT_BYTES
 
 FLOOR_LEVELS = 4
@@ -90,7 +91,12 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
     smallest, largest = size_range(curves, unit=unit, formats=formats, floor=floor)
     if not smallest <= budget_bytes <= largest:
         raise _out_of_range(curves, budget_bytes, smallest, largest)
-    curves = _resolved(curves, budget_bytes, unit, formats=formats, floor=floor)
+    group_size = curves.stored.group_sizes[0]  # which transforms were made with
+    curves = with_options(
+        curves,
+        budget_bytes - curves.fixed_bytes,
+        option=partial(_option, curves.stored, unit, formats=formats, floor=floor),
+    )
     units = _units(curves, unit, formats=formats, floor=floor)
     guide = units.losses if control is None else _permuted(units, control, seed)
     left = budget_bytes - _fixed_bytes(curves, unit)
@@ -105,10 +111,11 @@ def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
         quantizer=curves.quantizer,
         range=curves.range,
         transforms=curves.transforms,
+        group_size=group_size,
         budget_bytes=budget_bytes,
         size_bytes=_fixed_bytes(curves, unit) + int(units.costs[choice, index].sum()),
         n_params=curves.n_params,
-        predicted_loss_nats=curves.predict(float(units.losses[choice, index].sum())),
+        predicted_loss_nats=curves.predict(float(units.losses[choice, index].sum()), unit),
         source_hash=curves.source_hash,
     )
 
@@ -122,8 +129,8 @@ def count_units(grids: Iterable[TileGrid], unit: Unit) -> int:
 
 def size_range(curves: Curves, *, unit: Unit, formats: str = "all", floor: bool) -> tuple[int, int]:
     """Return the smallest possible archive and the largest sensible budget, in bytes."""
-    if formats == PRODUCT:
-        curves = _resolved(curves, 0, unit, formats=formats, floor=floor)
+    option = partial(_option, curves.stored, unit, formats=formats, floor=floor)
+    curves = smallest_options(curves, option=option)
     units = _units(curves, unit, formats=formats, floor=floor)
     cheapest = np.where(np.isfinite(units.losses), units.costs.astype(np.float64), np.inf).min(0)
     return _fixed_bytes(curves, unit) + int(cheapest.sum()), curves.original_bytes
@@ -235,7 +242,7 @@ def _permuted(units: _Units, control: str, seed: int) -> npt.NDArray[np.float64]
 def _fixed_bytes(curves: Curves, unit: Unit) -> int:
     """Everything that does not depend on the choices: what curves counted, and each weight's tables."""
     own = sum(_weight_fixed_bytes(weight, curves.stored, unit) for weight in curves.weights)
-    padding = DATA_ALIGNMENT_BYTES * any(weight.rank or weight.product for weight in curves.weights)
+    padding = DATA_ALIGNMENT_BYTES * any(weight.amount or weight.product for weight in curves.weights)
     return curves.fixed_bytes + padding + own
 
 
@@ -250,21 +257,16 @@ def _weight_fixed_bytes(weight: WeightCurves, stored: StoredAs, unit: Unit) -> i
     tables = section_specs(
         grid, stored.scale_format, nothing, has_row_permutation=has_rows, scale_per=stored.scale_per
     )
-    correction = low_rank_bytes(weight.name, shape, weight.rank)
+    correction = correction_bytes(weight.name, shape, weight.amount)
     return correction + sum(spec.size_bytes for spec in tables)
 
 
-def _resolved(curves: Curves, budget_bytes: int, unit: Unit, *, formats: str, floor: bool) -> Curves:
-    return with_options(
-        curves,
-        budget_bytes - curves.fixed_bytes,
-        option=lambda weight: _option(weight, curves.stored, unit, formats=formats, floor=floor),
-    )
-
-
-def _option(weight: WeightCurves, stored: StoredAs, unit: Unit, *, formats: str, floor: bool) -> Option:
+def _option(stored: StoredAs, unit: Unit, weight: WeightCurves, *, formats: str, floor: bool) -> Option:
     units = _allowed_units(weight, stored, unit, _allowed(formats, floor=floor))
-    return Option(weight, units.losses, units.costs, _weight_fixed_bytes(weight, stored, unit))
+    known = np.asarray(np.isfinite(units.losses).any(1))
+    known[0] |= not known.any()
+    fixed_bytes = _weight_fixed_bytes(weight, stored, unit)
+    return Option(weight, units.losses[known], units.costs[known], fixed_bytes)
 
 
 def _weight_plans(curves: Curves, unit: Unit, choice: npt.NDArray[np.int64]) -> list[WeightPlan]:
@@ -279,6 +281,6 @@ def _weight_plans(curves: Curves, unit: Unit, choice: npt.NDArray[np.int64]) -> 
         rows = weight.row_permutation if unit.sorts_rows else None
         choices = np.ascontiguousarray(spread, dtype=np.uint8)
         plans.append(
-            WeightPlan(weight.name, grid, choices, rows, weight.column_order, weight.rank, weight.product)
+            WeightPlan(weight.name, grid, choices, rows, weight.column_order, weight.amount, weight.product)
         )
     return plans

@@ -1,4 +1,4 @@
-"""How each weight is stored: with a correction of some rank, or in a product code, where that buys most."""
+"""How each weight is stored: its correction, group size or product code, whichever buys most."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Option:
     ----------
     weight : WeightCurves
         Its curves then.
-    losses : float64 [n_candidates, n_units]
+    losses : float64 [n_formats, n_units]
         Nats per token, infinite where a format is not allowed.
-    costs : int64 [n_candidates, n_units]
+    costs : int64 [n_formats, n_units]
         Bytes.
     fixed_bytes : int
         Bytes of the weight besides its tiles, such as those of a correction.
@@ -37,11 +37,32 @@ class Option:
     costs: npt.NDArray[np.int64]
     fixed_bytes: int
 
+    def smallest(self) -> float:
+        """Return the fewest bytes; infinite if a tile has no format."""
+        least = np.where(np.isfinite(self.losses), self.costs, np.inf).min(0)
+        return self.fixed_bytes + float(least.sum())
+
     def at(self, price: float) -> tuple[float, int]:
         """Return loss + price x bytes of the best formats at a price, in nats, and their bytes."""
         best = (self.losses + price * self.costs).argmin(0)[None]
         size = self.fixed_bytes + int(np.take_along_axis(self.costs, best, 0).sum())
         return float(np.take_along_axis(self.losses, best, 0).sum()) + price * size, size
+
+
+def _by_name(curves: Curves, option: Callable[[WeightCurves], Option]) -> dict[str, list[Option]]:
+    """All ways of each weight, in the network's order."""
+    found = {weight.name: [option(weight)] for weight in curves.weights}
+    for weight in curves.alternatives:
+        found[weight.name].append(option(weight))
+    return found
+
+
+def smallest_options(curves: Curves, *, option: Callable[[WeightCurves], Option]) -> Curves:
+    """Return the way of fewest bytes for each weight; for the arguments see `with_options`."""
+    if not curves.alternatives:
+        return curves
+    found = [min(options, key=Option.smallest) for options in _by_name(curves, option).values()]
+    return replace(curves, weights=tuple(one.weight for one in found), alternatives=())
 
 
 def with_options(curves: Curves, left_bytes: int, *, option: Callable[[WeightCurves], Option]) -> Curves:
@@ -58,9 +79,7 @@ def with_options(curves: Curves, left_bytes: int, *, option: Callable[[WeightCur
     """
     if not curves.alternatives:
         return curves
-    by_name: dict[str, list[Option]] = {weight.name: [option(weight)] for weight in curves.weights}
-    for weight in curves.alternatives:
-        by_name[weight.name].append(option(weight))
+    by_name = _by_name(curves, option)
 
     def chosen(price: float) -> tuple[list[WeightCurves], int]:
         weights, total = [], 0

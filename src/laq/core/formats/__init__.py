@@ -15,6 +15,7 @@ from laq.core.formats.table import (
     PALETTE2,
     PALETTE3,
     PALETTE4,
+    RESIDUALS,
     TRITS,
     TRITS_OF_BYTE,
     Palette,
@@ -37,6 +38,7 @@ CANDIDATES: tuple[Format, ...] = (
     *(ABSENT, INT1, TERNARY, INT2, INT3, INT4, INT5, INT6, INT8),
     *(TRELLIS1, TRELLIS2, TRELLIS3, TRELLIS4, TRELLIS5, TRELLIS6),
     *(NF4, FP4, PALETTE2, PALETTE3, PALETTE4, TRITS),
+    *RESIDUALS,
 )
 """What a tile may take. A *choice* is an index into this tuple."""
 
@@ -65,6 +67,7 @@ FAMILIES: dict[str, frozenset[Format]] = {
     MXFP4: frozenset([FP4]),
     "ternary": frozenset([TRITS]),
     "binary": frozenset([INT1]),
+    "residual_binary": frozenset(RESIDUALS),
     PRODUCT: frozenset(),
 }
 """Which formats a plan may use, by the names that `--format` takes; `all` is what plans use by default."""

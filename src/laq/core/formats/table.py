@@ -6,7 +6,8 @@ up in one instruction. Tables are part of a format, or a *palette*: learned for 
 References
 ----------
 Dettmers et al., arXiv:2305.14314 (NormalFloat); Rouhani et al., arXiv:2310.10537 (E2M1, microscaling);
-Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 28 (1982).
+Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 28 (1982); Guo et al., arXiv:1706.02021
+(sums of binary codes).
 """
 
 from __future__ import annotations
@@ -120,6 +121,15 @@ FP4 = Table("fp4", 4, 64 + 4, (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -
 
 TRITS = Table("trits", 2, 80 + 2, (-1, 0, 1))
 """Three values, five codes to a byte."""
+
+RESIDUALS = (
+    Table("residual45", 2, 96 + 2, (-29, -11, 11, 29)),
+    Table("residual55", 2, 112 + 2, (-31, -9, 9, 31)),
+    Table("residual65", 2, 128 + 2, (-33, -7, 7, 33)),
+    Table("residual75", 2, 144 + 2, (-35, -5, 5, 35)),
+)
+"""Sums of two binary codes: 20 steps by the first bit, 45, 55, 65 or 75 % of them by the second. The ratio is
+the tile's: one for each row would gain what its two bits cost (docs/METHODS.md)."""
 
 PALETTE2 = Palette("palette2", 2)
 PALETTE3 = Palette("palette3", 3)

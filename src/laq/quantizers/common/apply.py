@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from laq.core.correction import Amount, Correction
 from laq.core.importance import importance_of
 from laq.core.low_rank import LowRank
 from laq.core.packing import PackedTensor, StoredTensor
@@ -16,11 +17,13 @@ from laq.core.stats import Stats
 from laq.kernels.packing import pack
 from laq.kernels.reference import dequantize
 from laq.networks.module import Network
-from laq.quantizers import Quantizer, quantizer_of
+from laq.quantizers import Feedback, Quantizer, quantizer_of
+from laq.quantizers.common.correction import Corrected, first_corrections
 from laq.quantizers.common.encode import encode
-from laq.quantizers.common.low_rank import first_correction, group_costs, hessian_root, last_correction, minus
+from laq.quantizers.common.low_rank import hessian_root, last_correction, minus
+from laq.quantizers.common.prepared import PreparedInput
 from laq.quantizers.common.product import product_tensor
-from laq.quantizers.common.sorting import SortedWeight, sort_weight, sorted_hessian
+from laq.quantizers.common.sorting import SortedWeight, sort_weight
 from laq.quantizers.common.workers import side_by_side
 
 
@@ -63,68 +66,80 @@ class _Family:
     def __init__(
         self, network: Network, stats: Stats, quantizer: Quantizer, names: Sequence[str], plan: Plan
     ) -> None:
-        self.network, self.names, self.quantizer = network, names, quantizer
+        self.network, self.names = network, names
         self.importances = {name: importance_of(stats, name) for name in names}
-        first = next(weight for weight in plan.weights if weight.name == names[0])
-        self.columns = plan.column_permutations[first.column_order] if first.column_order else None
-        self.hessian = sorted_hessian(self.importances[names[0]], first.grid, self.columns)
-        self.feedback = quantizer.prepare(self.hessian)
+        order = next(weight.column_order for weight in plan.weights if weight.name == names[0])
+        self.columns = plan.column_permutations[order] if order else None
+        self.prepared = PreparedInput(quantizer, self.importances[names[0]], self.columns)
 
     def packed(self, plan: Plan, weights: Mapping[str, WeightPlan]) -> dict[str, StoredTensor]:
-        """Sort, quantize and pack by one plan."""
+        """Sort, quantize and pack by one plan; weights of one group size go through together."""
         mine = [weights[name] for name in self.names]
-        return self._tiles(plan, [weight for weight in mine if weight.product is None]) | {
-            weight.name: product_tensor(
-                self._sorted(weight, None), self.feedback, weight.product, columns=self.columns
-            )
-            for weight in mine
-            if weight.product is not None
-        }
+        found: dict[str, StoredTensor] = {}
+        for size in dict.fromkeys(weight.grid.group_size for weight in mine):
+            alike = [weight for weight in mine if weight.grid.group_size == size]
+            found |= self._tiles(plan, [weight for weight in alike if weight.product is None])
+            found |= {
+                weight.name: product_tensor(
+                    self._sorted(weight, None), self._feedback(weight), weight.product, columns=self.columns
+                )
+                for weight in alike
+                if weight.product is not None
+            }
+        return found
 
     def _tiles(self, plan: Plan, weights: Sequence[WeightPlan]) -> dict[str, StoredTensor]:
         if not weights:
             return {}
-        corrections = {weight.name: self._first(weight) for weight in weights if weight.rank}
+        corrections = {weight.name: self._first(weight, weight.amount) for weight in weights if weight.amount}
         matrices = [self._sorted(weight, corrections.get(weight.name)) for weight in weights]
         tensors = encode(
             matrices,
             [weight.choices for weight in weights],
-            self.quantizer,
-            self.feedback,
+            self.prepared.quantizer,
+            self._feedback(weights[0]),
             columns=self.columns,
             scale_format=plan.scale_format,
         )
         found = {weight.name: pack(tensor) for weight, tensor in zip(weights, tensors, strict=True)}
         return {**found, **self._corrected(found, corrections)}
 
-    def _sorted(self, weight: WeightPlan, correction: LowRank | None) -> SortedWeight:
+    def _feedback(self, weight: WeightPlan) -> Feedback:
+        return self.prepared.of(weight.grid).feedback
+
+    def _sorted(self, weight: WeightPlan, correction: Correction | None) -> SortedWeight:
         values = self.network.weight(weight.name)
         return sort_weight(
             values if correction is None else minus(values, correction),
             self.importances[weight.name],
             weight.grid,
-            hessian=self.hessian,
+            hessian=self.prepared.of(weight.grid).hessian,
             rows=weight.row_permutation,
             columns=self.columns,
         )
 
-    def _first(self, weight: WeightPlan) -> LowRank:
-        grid, importance = weight.grid, self.importances[weight.name]
-        costs = group_costs(self.feedback.column_weights, grid.group_size, grid.n_columns, self.columns)
-        return first_correction(self.network.weight(weight.name), importance, costs, rank=weight.rank)
+    def _first(self, weight: WeightPlan, amount: Amount) -> Correction:
+        subject = Corrected(
+            self.network.weight(weight.name),
+            self.importances[weight.name],
+            self._feedback(weight).column_weights,
+            weight.grid.group_size,
+            self.columns,
+        )
+        return first_corrections(subject, [amount])[0]
 
     def _corrected(
-        self, packed: Mapping[str, PackedTensor], corrections: Mapping[str, LowRank]
+        self, packed: Mapping[str, PackedTensor], corrections: Mapping[str, Correction]
     ) -> dict[str, PackedTensor]:
-        """Fit the corrections once more, to the tiles as they were rounded."""
-        if not corrections:
-            return {}
-        root = hessian_root(self.importances[self.names[0]].hessian)
-        result = {}
-        for name, first in corrections.items():
-            error = self.network.weight(name).float() - torch.from_numpy(dequantize(packed[name]))
-            last = last_correction(error, self.importances[name], first, root=root)
-            result[name] = replace(packed[name], low_rank=last)
+        """Add the corrections; those of low rank are fitted once more, to the tiles as they were rounded."""
+        result, root = {}, None
+        for name, correction in corrections.items():
+            last = correction
+            if isinstance(correction, LowRank):
+                root = hessian_root(self.importances[name].hessian) if root is None else root
+                error = self.network.weight(name).float() - torch.from_numpy(dequantize(packed[name]))
+                last = last_correction(error, self.importances[name], correction, root=root)
+            result[name] = replace(packed[name], correction=last)
         return result
 
 

@@ -79,7 +79,7 @@ def _with_fixed(
         fixed = quantizer.engine.fixed(
             weight.matrix,
             feedback.column_weights,
-            torch.from_numpy(choice),
+            torch.from_numpy(np.unique(choice)),
             scale_format=scale_format,
             rows=weight.rows,
         )

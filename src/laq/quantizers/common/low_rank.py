@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from laq.core.correction import Correction
 from laq.core.importance import Importance
 from laq.core.low_rank import LowRank
 from laq.core.permutation import IndexArray
@@ -80,9 +81,9 @@ def last_correction(
     return again if losses[1] < losses[0] else first
 
 
-def minus(matrix: torch.Tensor, low_rank: LowRank) -> torch.Tensor:
+def minus(matrix: torch.Tensor, correction: Correction) -> torch.Tensor:
     """Return what a correction leaves of a matrix; float32 [n_rows, n_columns]."""
-    return matrix.float() - torch.from_numpy(low_rank.dequantize(len(matrix)))
+    return matrix.float() - torch.from_numpy(correction.dequantize(*matrix.shape))
 
 
 def weighted_error(error: torch.Tensor, importance: Importance, low_rank: LowRank) -> float:

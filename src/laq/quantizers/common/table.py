@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from laq.core.formats import Palette, Table
+from laq.core.formats.table import RESIDUALS
 from laq.core.formats.trellis import MIDDLE
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
@@ -19,6 +20,7 @@ SHRINK_STEPS = {
     "nf4": (-1, 6),
     "fp4": (-1, 6),
     "trits": (2, 13),
+    **{one.name: (0, 13) for one in RESIDUALS},
     "palette2": (0, 11),
     "palette3": (-2, 8),
     "palette4": (-3, 6),

@@ -22,21 +22,13 @@ from laq.networks.module import Batch, Network
 from laq.quantizers.common.apply import apply_plans
 from laq.runtime.linear import rounding_activations
 from laq.runtime.replace import packed_copy
-from laq.sensitivity.common.gain_fit import FloatArray, fit_gains, rank_correlation
+from laq.sensitivity.common.gain_fit import FloatArray, IndexArray, fit_gains, rank_correlation
 
-VARIANTS: tuple[tuple[Unit, float], ...] = (
-    (Unit.TILE, 0.2),
-    (Unit.NETWORK, 0.05),
-    (Unit.TILE, 0.8),
-    (Unit.NETWORK, 1.3),
-    (Unit.TILE, 1.6),
-    (Unit.NETWORK, 2.3),
-    (Unit.TILE, 2.8),
-)
-"""Plans that classes take their formats from, by rising width: unit, bits per weight above the smallest."""
+UNITS = (Unit.TILE, Unit.TENSOR, Unit.NETWORK)
+"""Units that mixes are made of, in the order of their gains; rows of tiles take the gain of tiles."""
 
-NEAR_ORIGINAL = 6.5
-"""The same for a plan of 8 bits, which stands for the original: its loss is a thousandth of the others'."""
+LEVELS = (0.2, 0.7, 1.4, 2.1, 2.8)
+"""Sizes of the plans that classes take their formats from: bits per weight above the smallest of the unit."""
 
 HELD_OUT_SHARE = 4
 """Every so manieth mix judges the gains instead of making them."""
@@ -48,8 +40,17 @@ SIDE_BY_SIDE = 4
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """One variant a class; the last variant stands for the original."""
+    """One variant a class, all of one unit.
 
+    Parameters
+    ----------
+    unit : int
+        Index into `UNITS`.
+    variants : mapping
+        Index of the variant of every class.
+    """
+
+    unit: int
     variants: Mapping[str, int]
 
 
@@ -73,6 +74,8 @@ class MixRuns:
         Sums of curves.
     kl_nats : float64 [n_mixes]
         Measured KL to the original.
+    units : int64 [n_mixes]
+        Unit of each mix, as an index into `UNITS`.
     n_tokens : int
         Tokens that each mix ran over.
     """
@@ -80,6 +83,7 @@ class MixRuns:
     classes: tuple[str, ...]
     losses: FloatArray
     kl_nats: FloatArray
+    units: IndexArray
     n_tokens: int
 
 
@@ -142,9 +146,10 @@ def run_mixes(  # noqa: PLR0913 - what mixes are made of, and how
     classes = weight_classes(weight.name for weight in curves.weights)
     variants = _variants(network, curves, stats, formats)
     names = tuple(sorted(set(classes.values())))
-    mixes = draw_mixes(names, len(variants.packed), n_mixes=n_mixes, seed=seed)
+    mixes = draw_mixes(names, n_mixes=n_mixes, seed=seed)
     kl_nats, n_tokens = _measure(network, variants, mixes, classes, batches)
-    return MixRuns(names, np.array([_losses(mix, variants, classes) for mix in mixes]), kl_nats, n_tokens)
+    losses = np.array([_losses(mix, variants, classes) for mix in mixes])
+    return MixRuns(names, losses, kl_nats, np.array([mix.unit for mix in mixes]), n_tokens)
 
 
 def check_mixes(n_mixes: int) -> None:
@@ -153,46 +158,39 @@ def check_mixes(n_mixes: int) -> None:
         raise RequestError(f"{n_mixes} mixes, expected {MIN_MIXES} or more", hint="32 are a good number")
 
 
-def draw_mixes(classes: Sequence[str], n_variants: int, *, n_mixes: int, seed: int) -> list[Mix]:
-    """Draw mixes in turn: all classes near one size, half of them left alone, and one role or part only.
+def draw_mixes(classes: Sequence[str], *, n_mixes: int, seed: int) -> list[Mix]:
+    """Draw mixes of the whole network: in each all classes are near one size and of one unit; units in turn.
+
+    Errors of different weights add to each other's cost, so mixes that leave weights alone would predict too
+    little for plans, which leave none.
 
     Parameters
     ----------
     classes : sequence of str
         Classes of weights, as `laq.core.gains.weight_classes` spells them.
-    n_variants : int
-        By rising size, the last of which stands for the original.
     n_mixes, seed : int
         How many, and from where.
     """
-    generator, original = np.random.default_rng(seed), n_variants - 1
-    parts = sorted({part for each in classes for part in each.split("/")})
+    generator, n_levels = np.random.default_rng(seed), len(LEVELS)
+    levels = [generator.permutation(np.arange(-(-n_mixes // len(UNITS))) % n_levels) for _ in UNITS]
     mixes = []
     for index in range(n_mixes):
-        level = int(generator.integers(original))
-        near = np.clip(level + generator.integers(-1, 2, len(classes)), 0, original - 1)
-        kind = index % 3
-        if kind == 0:
-            chosen = np.ones(len(classes), bool)
-        elif kind == 1:
-            chosen = generator.random(len(classes)) < 0.5
-        else:
-            part = parts[int(generator.integers(len(parts)))]
-            chosen = np.array([part in each.split("/") for each in classes])
-        chosen[generator.integers(len(classes))] |= not chosen.any()
-        drawn = np.where(chosen, near, original).tolist()
-        mixes.append(Mix(dict(zip(classes, drawn, strict=True))))
+        of_unit, unit = divmod(index, len(UNITS))
+        near = levels[unit][of_unit] + generator.integers(-1, 2, len(classes))
+        chosen = unit * n_levels + np.clip(near, 0, n_levels - 1)
+        mixes.append(Mix(unit, dict(zip(classes, chosen.tolist(), strict=True))))
     return mixes
 
 
 def variant_plans(curves: Curves, formats: str = "all") -> list[Plan]:
-    """Return the plans of `VARIANTS`, then that of 8 bits throughout."""
+    """Return the plans of every unit at every level; an index of a unit has all its levels together."""
     free = replace(curves, original_bytes=1 << 62)
     n = sum(weight.grid.padded_rows * weight.grid.padded_columns for weight in curves.weights)
     plans = []
-    for unit, extra in (*VARIANTS, (Unit.NETWORK, NEAR_ORIGINAL)):
+    for unit in UNITS:
         smallest, _ = size_range(free, unit=unit, formats=formats, floor=True)
-        plans.append(allocate(free, smallest + int(n * extra / 8), unit=unit, formats=formats))
+        for extra in LEVELS:
+            plans.append(allocate(free, smallest + int(n * extra / 8), unit=unit, formats=formats))
     return plans
 
 
@@ -247,16 +245,16 @@ def _measure(
 def gains_of(runs: MixRuns) -> Gains:
     """Fit three quarters of the mixes, judge by the others."""
     used = (runs.kl_nats > 0) & (runs.losses.sum(1) > 0) & np.isfinite(runs.losses).all(1)
-    losses, kl_nats = runs.losses[used], runs.kl_nats[used]
+    losses, kl_nats, units = runs.losses[used], runs.kl_nats[used], runs.units[used]
     if len(kl_nats) < MIN_MIXES // 2:
         raise DataError("mixes differ too little from the original to fit gains", hint="leave mixes away")
     held: npt.NDArray[np.bool_] = np.arange(len(kl_nats)) % HELD_OUT_SHARE == HELD_OUT_SHARE - 1
-    fit = fit_gains(losses[~held], kl_nats[~held])
-    predicted, measured = fit.predict(losses[held]), kl_nats[held]
+    fit = fit_gains(losses[~held], kl_nats[~held], units[~held], n_units=len(UNITS))
+    predicted, measured = fit.predict(losses[held], units[held]), kl_nats[held]
+    of_units = dict(zip(UNITS, np.exp(fit.log_units).tolist(), strict=True))
     return Gains(
         classes={name: float(gain) for name, gain in zip(runs.classes, np.exp(fit.log_gains), strict=True)},
-        exponent=fit.exponent,
-        pivot_nats=fit.pivot_nats,
+        units={unit.value: of_units.get(unit, 1.0) for unit in Unit},
         n_fitted=int((~held).sum()),
         n_held_out=int(held.sum()),
         n_tokens=runs.n_tokens,

@@ -1,4 +1,4 @@
-"""The network with a few weights swapped for others, run without changing or copying the rest."""
+"""Weights quantized alone, and a little data to run the network with one of them swapped in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.func import functional_call
 
 from laq.core.curve import WeightCurves
 from laq.core.errors import DataError
@@ -23,26 +21,6 @@ from laq.sensitivity import Measured, Subject
 
 LEAST_COLUMNS = 2
 """Tokens of a sequence: the last one predicts nothing that is compared."""
-
-
-class Swapped(nn.Module):
-    """A module run with other values for some of its parameters; tied ones follow.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Left as it is.
-    tensors : mapping
-        Values by parameter name.
-    """
-
-    def __init__(self, module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-        super().__init__()
-        self.module, self.tensors = module, dict(tensors)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module."""
-        return functional_call(self.module, self.tensors, args, kwargs)
 
 
 def check_batches(batches: Sequence[Batch], name: str) -> None:

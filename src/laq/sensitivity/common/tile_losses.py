@@ -65,6 +65,8 @@ class Tiled:
         How scales are stored.
     allowed : sequence of bool, [n_candidates]
         Formats that are measured.
+    name : str
+        Of the weight.
     scale_per : ScalePer
         What a scale serves.
     """
@@ -76,6 +78,7 @@ class Tiled:
     columns: IndexArray | None
     scale_format: ScaleFormat
     allowed: Sequence[bool] = EVERY_FORMAT
+    name: str = ""
     scale_per: ScalePer = ScalePer.GROUP
 
     def prepared(self) -> Feedback:
@@ -107,11 +110,16 @@ def tile_losses(tiled: Tiled) -> TileLosses:
         weight, tiled.quantizer, feedback, losses, scale_format=scale_format, allowed=tiled.allowed
     )
     losses *= factors[:, None, None]
-    unsupported = _unsupported(weight, tiled.importance, tiled.columns)
+    forbid_unsupported_(losses, tiled)
+    return losses
+
+
+def forbid_unsupported_(losses: TileLosses, tiled: Tiled) -> None:
+    """Make formats under two bits infinite where the statistics do not support them."""
+    unsupported = _unsupported(tiled.weight, tiled.importance, tiled.columns)
     for index, candidate in enumerate(CANDIDATES):
         if candidate.n_levels < 4:
             losses[index][unsupported] = np.inf
-    return losses
 
 
 def rounding_losses(tiled: Tiled, weight: SortedWeight, column_weights: torch.Tensor) -> TileLosses:

@@ -8,19 +8,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from laq.core.correction import amounts_for
 from laq.core.curve import WeightCurves
 from laq.core.formats import CANDIDATES
 from laq.core.groups import TileGrid
 from laq.core.importance import Importance, importance_of
-from laq.core.low_rank import rank_for
 from laq.core.permutation import IndexArray, permutation_bytes
 from laq.core.progress import track
 from laq.core.stats import Stats
 from laq.networks.module import WeightRef
-from laq.quantizers import Feedback, Quantizer, quantizer_of
-from laq.quantizers.common.low_rank import first_correction, group_costs, minus
+from laq.quantizers import Quantizer, quantizer_of
+from laq.quantizers.common.correction import Corrected, first_corrections
+from laq.quantizers.common.low_rank import minus
+from laq.quantizers.common.prepared import Prepared, PreparedInput
 from laq.quantizers.common.product import product_losses
-from laq.quantizers.common.sorting import column_order, row_order, sort_weight, sorted_hessian
+from laq.quantizers.common.sorting import SortedWeight, column_order, row_order, sort_weight
 from laq.quantizers.common.workers import side_by_side
 from laq.sensitivity import Measured, Subject
 from laq.sensitivity.common.tile_losses import Tiled, TileLosses
@@ -38,10 +40,12 @@ class _Shared:
     """What weights that share an input share: the key and order of columns, and what was derived in it."""
 
     key: str
-    columns: IndexArray | None
-    hessian: torch.Tensor
-    quantizer: Quantizer
-    feedback: Feedback
+    prepared: PreparedInput
+
+    @property
+    def columns(self) -> IndexArray | None:
+        """The order of columns."""
+        return self.prepared.columns
 
     @property
     def order(self) -> str:
@@ -81,22 +85,21 @@ def measure_tiles(subject: Subject, losses_of: LossesOf) -> Measured:
 def _measure_family(
     family: Sequence[WeightRef], subject: Subject, quantizer: Quantizer, losses_of: LossesOf
 ) -> Measured:
-    """Measure weights that share an input, at every rank: one factor, one order of columns."""
+    """Measure weights that share an input, in every way: one order of columns, one factor a width."""
     key = f"{subject.stats.uses_of(family[0].name)[0].columns}.column_permutation"
-    shared: _Shared | None = None
+    group_sizes = (subject.group_size, *subject.other_group_sizes)
+    importances = [importance_of(subject.stats, weight.name) for weight in family]
+    sorts = _worth_sorting_columns(family, min(group_sizes))
+    columns = column_order(importances[0]) if sorts else None
+    shared = _Shared(key, PreparedInput(quantizer, importances[0], columns))
     curves: list[WeightCurves] = []
-    for weight in family:
-        importance = importance_of(subject.stats, weight.name)
-        if shared is None:
-            sorts = _worth_sorting_columns(family, subject.group_size)
-            columns = column_order(importance) if sorts else None
-            hessian = sorted_hessian(importance, TileGrid(*weight.shape, subject.group_size), columns)
-            shared = _Shared(key, columns, hessian, quantizer, quantizer.prepare(hessian))
-        curves += _measure(weight, subject, importance, shared, losses_of)
-        if subject.products:
-            curves += _in_products(weight, subject, importance, shared)
-    assert shared is not None
-    return Measured(tuple(curves), {} if shared.columns is None else {key: shared.columns})
+    for weight, importance in zip(family, importances, strict=True):
+        for group_size in group_sizes:
+            one = _Measuring(weight, TileGrid(*weight.shape, group_size), subject, importance, shared)
+            curves += _measure(one, losses_of)
+            if subject.products:
+                curves += _in_products(one)
+    return Measured(tuple(curves), {} if columns is None else {key: columns})
 
 
 def group_by_input(weights: Sequence[WeightRef], stats: Stats) -> list[list[WeightRef]]:
@@ -113,62 +116,76 @@ def _worth_sorting_columns(family: Sequence[WeightRef], group_size: int) -> bool
     return n_columns > group_size and 8 * permutation_bytes(n_columns) <= MAX_ORDER_BITS * n_weights
 
 
-def _measure(
-    weight: WeightRef, subject: Subject, importance: Importance, shared: _Shared, losses_of: LossesOf
-) -> list[WeightCurves]:
-    """Measure one weight at every rank that it can have."""
-    values = subject.network.weight(weight.name)
-    ranks = dict.fromkeys(rank_for(r, kind=weight.kind, shape=weight.shape) for r in subject.ranks)
-    if not any(ranks):
-        return [_curves(weight, values, subject, importance, shared, losses_of)]
-    column_weights = shared.feedback.column_weights
-    costs = group_costs(column_weights, subject.group_size, weight.shape[1], shared.columns)
-    widest = first_correction(values, importance, costs, rank=max(ranks))
+@dataclass(frozen=True, slots=True)
+class _Measuring:
+    """One weight at one group size, and what it is measured with."""
+
+    weight: WeightRef
+    grid: TileGrid
+    subject: Subject
+    importance: Importance
+    shared: _Shared
+
+    @property
+    def values(self) -> torch.Tensor:
+        return self.subject.network.weight(self.weight.name)
+
+    @property
+    def prepared(self) -> Prepared:
+        return self.shared.prepared.of(self.grid)
+
+    def sorted(self, values: torch.Tensor, rows: IndexArray | None) -> SortedWeight:
+        hessian, columns = self.prepared.hessian, self.shared.columns
+        return sort_weight(values, self.importance, self.grid, hessian=hessian, rows=rows, columns=columns)
+
+    def curves(self, losses: TileLosses, rows: IndexArray | None) -> WeightCurves:
+        return WeightCurves(self.weight.name, self.grid, losses, rows, self.shared.order)
+
+
+def _measure(one: _Measuring, losses_of: LossesOf) -> list[WeightCurves]:
+    """Measure a weight with every correction that it can have."""
+    subject, weight, columns = one.subject, one.weight, one.shared.columns
+    amounts = amounts_for(subject.ranks, subject.shares, kind=weight.kind, shape=weight.shape)
+    column_weights = one.prepared.feedback.column_weights
+    seen = Corrected(one.values, one.importance, column_weights, one.grid.group_size, columns)
+    asked = [amount for amount in amounts if amount]
+    corrections = dict(zip(asked, first_corrections(seen, asked), strict=True))
     found = []
-    for rank in ranks:
-        left = values if not rank else minus(values, widest.truncated(rank))
-        found.append(replace(_curves(weight, left, subject, importance, shared, losses_of), rank=rank))
+    for amount in amounts:
+        left = minus(one.values, corrections[amount]) if amount else one.values
+        found.append(replace(_tiles(one, left, losses_of), amount=amount))
     return found
 
 
-def _in_products(
-    weight: WeightRef, subject: Subject, importance: Importance, shared: _Shared
-) -> list[WeightCurves]:
-    """Measure one weight in every product code: its tiles are absent and share the loss."""
-    grid, columns, codes = TileGrid(*weight.shape, subject.group_size), shared.columns, subject.products
-    values = subject.network.weight(weight.name)
-    ordered = sort_weight(values, importance, grid, hessian=shared.hessian, rows=None, columns=columns)
-    found = []
-    for code, loss in zip(codes, product_losses(ordered, shared.feedback, codes), strict=True):
-        losses = _unknown(grid)
-        losses[0] = loss / grid.n_tiles
-        found.append(WeightCurves(weight.name, grid, losses, None, shared.order, product=code))
-    return found
+def _in_products(one: _Measuring) -> list[WeightCurves]:
+    """Measure a weight in every product code: its tiles are absent and share the loss."""
+    codes = one.subject.products
+    found = product_losses(one.sorted(one.values, None), one.prepared.feedback, codes)
+    result = []
+    for code, loss in zip(codes, found, strict=True):
+        losses = _unknown(one.grid)
+        losses[0] = loss / one.grid.n_tiles
+        result.append(replace(one.curves(losses, None), product=code))
+    return result
 
 
-def _curves(  # noqa: PLR0917 - private, passes along what one weight has
-    weight: WeightRef,
-    values: torch.Tensor,
-    subject: Subject,
-    importance: Importance,
-    shared: _Shared,
-    losses_of: LossesOf,
-) -> WeightCurves:
-    grid, columns = TileGrid(*weight.shape, subject.group_size), shared.columns
-    if not any(subject.allowed):
-        return WeightCurves(weight.name, grid, _unknown(grid), None, shared.order)
-    rows = row_order(values, importance) if _worth_sorting_rows(grid) else None
+def _tiles(one: _Measuring, values: torch.Tensor, losses_of: LossesOf) -> WeightCurves:
+    """Measure the tiles of what a correction left of a weight."""
+    if not any(one.subject.allowed):
+        return one.curves(_unknown(one.grid), None)
+    rows = row_order(values, one.importance) if _worth_sorting_rows(one.grid) else None
     tiled = Tiled(
-        sort_weight(values, importance, grid, hessian=shared.hessian, rows=rows, columns=columns),
-        shared.quantizer,
-        shared.feedback,
-        importance,
-        columns,
-        subject.scale_format,
-        subject.allowed,
-        subject.scale_per,
+        one.sorted(values, rows),
+        one.shared.prepared.quantizer,
+        one.prepared.feedback,
+        one.importance,
+        one.shared.columns,
+        one.subject.scale_format,
+        one.subject.allowed,
+        one.weight.name,
+        one.subject.scale_per,
     )
-    return WeightCurves(weight.name, grid, losses_of(tiled), rows, shared.order)
+    return one.curves(losses_of(tiled), rows)
 
 
 def _unknown(grid: TileGrid) -> TileLosses:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from laq.core.importance import Importance, importance_of
 from laq.core.progress import track
 from laq.core.stats import FloatArray, Stats
 from laq.networks.module import Network, evaluation_mode
+from laq.networks.swapped import replace_parameters_, sharing_parameters
 from laq.quantizers.common.workers import side_by_side
 from laq.transforms import Transformed, check_transformable
 from laq.transforms.common.places import Place, find_places, output_of, probe
@@ -86,14 +86,14 @@ def rescaled(network: Network, stats: Stats, choose: Choose) -> Transformed:
         If no place is known, or the outputs do not stay what they were.
     """
     places = _known_places(network, stats)
-    module = _sharing_parameters(network.module)
+    module = sharing_parameters(network.module)
     divisors: dict[str, FloatArray] = {}
     chosen = side_by_side(lambda place: choose(_channels(network.module, place, stats)), places)
     for place, found in zip(places, track(chosen, label="transforming", total=len(places)), strict=True):
         if found is None:
             continue
         factors = _normalized(found)
-        _replace_parameters_(module, place.moved(module, factors))
+        replace_parameters_(module, place.moved(module, factors))
         divisors |= _divisors(place, factors, stats)
     made = replace(network, module=module)
     _check_same_output(network, made)
@@ -119,18 +119,6 @@ def _known_places(network: Network, stats: Stats) -> list[Place]:
             hint="leave --transform away",
         )
     return places
-
-
-def _sharing_parameters(module: nn.Module) -> nn.Module:
-    """Return a copy of a module that holds the same parameters."""
-    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
-
-
-def _replace_parameters_(module: nn.Module, changed: Mapping[str, torch.Tensor]) -> None:
-    for name, values in changed.items():
-        path, _, attribute = name.rpartition(".")
-        wanted = module.get_parameter(name).requires_grad
-        setattr(module.get_submodule(path), attribute, nn.Parameter(values, requires_grad=wanted))
 
 
 def _channels(module: nn.Module, place: Place, stats: Stats) -> Channels:
