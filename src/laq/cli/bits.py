@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from laq.core.formats import CANDIDATES
+from laq.core.formats.integer import TERNARY
 
 if TYPE_CHECKING:
     from laq.core.plan import Plan
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 OUTSIDE = "outside blocks"
 THIRDS = ("first third", "middle third", "last third")
 NARROW_FIRST = sorted(CANDIDATES, key=lambda candidate: candidate.n_levels)
-SYMBOLS = {"absent": "0", "ternary": "t", "trits": "t"}
-"""One character a format in bars; the others are called by their width."""
+SYMBOLS = {one.name: "t" if one.n_levels == TERNARY.n_levels else str(one.code_bits) for one in CANDIDATES}
+"""One character a format in bars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +155,14 @@ def bar_of(tiles: Mapping[str, int], *, width: int) -> str:
 
 
 def symbol_of(name: str) -> str:
-    """Return the character that stands for a format in bars: the width, or `t` for three values."""
-    return SYMBOLS.get(name, name[-1])
+    """Return the character that stands for a format in bars: the width, or `t` for three values.
+
+    Examples
+    --------
+    >>> [symbol_of(name) for name in ("absent", "trits", "nf4", "residual45")]
+    ['0', 't', '4', '2']
+    """
+    return SYMBOLS[name]
 
 
 def _block_of(name: str) -> int | None:
