@@ -8,9 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from laq.core.errors import ResourceError
+from laq.core.errors import NetworkError, ResourceError
 from laq.networks import describe
-from laq.resources import WORKING_BYTES, check_resources
+from laq.resources import (
+    DENSE_BYTES,
+    PLAN_BYTES,
+    WORKING_BYTES,
+    check_distillation,
+    check_resources,
+)
 
 Memory = namedtuple("Memory", "available total")
 
@@ -39,3 +45,17 @@ def test_too_little_disk_is_refused_with_the_folder(network, monkeypatch):
     with pytest.raises(ResourceError, match="parks up to") as error:
         check_resources(network, batches())
     assert "TMPDIR" in error.value.hint
+
+
+def test_distillation_wants_the_dense_network_too(network, monkeypatch):
+    needed = WORKING_BYTES + (PLAN_BYTES + DENSE_BYTES) * network.n_params
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(needed, 1 << 40))
+    check_distillation(network)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(needed - 1, 1 << 40))
+    with pytest.raises(ResourceError, match="GB more memory"):
+        check_distillation(network)
+
+
+def test_distillation_of_what_has_nothing_to_tune_is_refused_at_once():
+    with pytest.raises(NetworkError, match="norm gains or biases"):
+        check_distillation(describe(nn.Sequential(nn.Linear(64, 64, bias=False), nn.ReLU())))

@@ -26,7 +26,7 @@ from laq.core.scheme import stored_as
 from laq.core.stats import Stats
 from laq.core.storage import HEADER_NAME
 from laq.core.target import check_unit
-from laq.distillation import Distillation, tunable
+from laq.distillation import Distillation
 from laq.measuring import (
     EncodingNames,
     Measuring,
@@ -38,7 +38,7 @@ from laq.measuring import (
     transform_network,
 )
 from laq.networks import Network
-from laq.resources import check_resources
+from laq.resources import check_distillation, check_resources
 from laq.runtime.result import Result, sidecar_bytes
 from laq.selection import Job, best_plan, distilled, smallest_budget
 from laq.steps import Data, Source, calibrate, open_network, splits_of, unit_of
@@ -176,7 +176,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     spent = effort_of(effort, tokens=tokens, distill=distill)
     network = open_network(source, keep=keep)
     if spent.n_steps:
-        tunable(network)
+        check_distillation(network)
     if names:
         check_transformable(network)
     grids = [TileGrid(*weight.shape, min(stored.group_sizes)) for weight in network.weights]

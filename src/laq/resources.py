@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from laq.core.errors import ResourceError
+from laq.distillation import tunable
 from laq.networks import Batch, Network
 from laq.networks.module import arguments_of
 
@@ -19,6 +20,10 @@ WORKING_BYTES = 1 << 30
 
 PLAN_BYTES = 3
 """Bytes per weight of three rival plans of four bits: packed once for the archive and once to run."""
+
+
+DENSE_BYTES = 6
+"""Bytes per weight of the network that distillation teaches, dense, and of what is gathered while it runs."""
 
 
 FACTOR_BYTES = 56
@@ -48,6 +53,12 @@ def check_resources(network: Network, batches: Sequence[Batch], *, n_gradient: i
             f"{folder}: calibration parks up to {disk / 1e9:.1f} GB there, {free_disk / 1e9:.1f} GB are free",
             hint="set TMPDIR to a larger disk (not one in memory), or lower --tokens",
         )
+
+
+def check_distillation(network: Network) -> None:
+    """Raise NetworkError if there is nothing to tune, ResourceError if teaching will not fit in memory."""
+    tunable(network)
+    check_memory(network.source, WORKING_BYTES + (PLAN_BYTES + DENSE_BYTES) * network.n_params)
 
 
 def check_memory(source: str, size_bytes: int) -> None:
