@@ -15,16 +15,16 @@ from laq.allocation.common import count_units
 from laq.calibration.blocks import chain_of
 from laq.calibration.collect import hash_batches
 from laq.calibration.data import Splits
+from laq.checkpoint import Checkpoint, checkpoint_at
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
 from laq.core.curve import Curves
-from laq.core.effort import Effort, effort_of
+from laq.core.effort import effort_of
 from laq.core.errors import BudgetError, RequestError
 from laq.core.formats import check_range
 from laq.core.groups import TileGrid
 from laq.core.outliers import share_text
 from laq.core.scheme import stored_as
 from laq.core.stats import Stats
-from laq.core.storage import HEADER_NAME
 from laq.core.target import check_unit
 from laq.distillation import Distillation
 from laq.measuring import (
@@ -174,6 +174,7 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     )
     names, options = transforms_of(transform), EncodingNames(quantizer, range, stored)
     spent = effort_of(effort, tokens=tokens, distill=distill)
+    kept = None if checkpoint is None else checkpoint_at(checkpoint)
     network = open_network(source, keep=keep)
     if spent.n_steps:
         check_distillation(network)
@@ -187,22 +188,25 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     if sequential:
         chain_of(network, splits.calibration[0], asked="--sequential")
     measuring = Measuring(sensitivity, mixes, (), seed, formats, low_rank, outliers)
-    kept = None if checkpoint is None else Path(checkpoint)
-    folder = _finished(kept) if measured is None else Path(measured)
-    if folder is not None:
-        splits, made, curves = _reopened(network, splits, names, options, measuring, folder=folder)
+    if kept is not None:
+        kept.begin(_request(network, splits, names, options, measuring))
+    if measured is not None:
+        splits, made, curves = _reopened(network, splits, names, options, measuring, folder=Path(measured))
     else:
-        splits, made, curves = _measured(network, splits, names, options, measuring, keep_in=kept)
+        splits, made, curves = _measured(network, splits, names, options, measuring, kept=kept)
     job = Job(network, made, splits, curves, unit, allocator, formats, control, seed, sequential)
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
     )
     if spent.n_steps:
-        result = distilled(job, result, Distillation(spent.n_steps, seed=seed), keep_in=kept)
+        result = distilled(job, result, Distillation(spent.n_steps, seed=seed), checkpoint=kept)
     verdict = result.verdict
     if max_kl is not None:
         verdict += f"; the limit {max_kl:g} is held on the selection split"
-    return result.updated(verdict=verdict, provenance=_provenance(job, verdict, spent))
+    n_steps = spent.n_steps if result.network is not made.network else 0
+    return result.updated(
+        verdict=verdict, provenance=_provenance(job, verdict, n_tokens=spent.n_tokens, n_steps=n_steps)
+    )
 
 
 def _check_limits(bpw: object, size: object, max_kl: float | None) -> None:
@@ -263,26 +267,53 @@ def _measured(
     options: EncodingNames,
     measuring: Measuring,
     *,
-    keep_in: Path | None,
+    kept: Checkpoint | None,
 ) -> tuple[Splits, Transformed, Curves]:
-    """Calibrate and measure."""
+    """Calibrate and measure what a checkpoint does not hold yet."""
     if needs_held_out(measuring.sensitivity, measuring.mixes):
         splits = splits.holding_out()
     check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
-    stats = calibrate(network, splits, seed=measuring.seed)
+    stats = None if kept is None else kept.stats()
+    if stats is None:
+        stats = calibrate(network, splits, seed=measuring.seed)
+        if kept is not None:
+            stats.save(kept.folder / "stats")
     made = transform_network(network, stats, names, options)
-    measuring = replace(measuring, batches=splits.held_out)
-    curves = measure_transformed(network, made, names, options, measuring)
-    if keep_in is not None:
-        stats.save(keep_in / "stats")
-        curves.save(keep_in / "curves")
+    curves = None if kept is None else kept.curves()
+    if curves is None:
+        measuring = replace(measuring, batches=splits.held_out)
+        curves = measure_transformed(network, made, names, options, measuring)
+        if kept is not None:
+            curves.save(kept.folder / "curves")
     return splits, made, curves
 
 
-def _finished(checkpoint: Path | None) -> Path | None:
-    """Return a folder where calibration and measurement have ended, None if they have not."""
-    parts = [] if checkpoint is None else [checkpoint / name / HEADER_NAME for name in ("stats", "curves")]
-    return checkpoint if parts and all(part.is_file() for part in parts) else None
+def _request(
+    network: Network,
+    splits: Splits,
+    names: tuple[str, ...],
+    options: EncodingNames,
+    measuring: Measuring,
+) -> dict[str, Any]:
+    """Return what a checkpoint depends on, in numbers and texts."""
+    stored = options.stored
+    return {
+        "network": network.content_hash(),
+        "weights": [weight.name for weight in network.weights],
+        "data": hash_batches(splits.calibration),
+        "quantizer": options.quantizer,
+        "range": options.range,
+        "group size": stored.group_size,
+        "scale format": stored.scale_format.value,
+        "scale per": stored.scale_per.value,
+        "transform": list(names),
+        "sensitivity": measuring.sensitivity,
+        "mixes": measuring.mixes,
+        "formats": measuring.formats,
+        "low rank": str(measuring.low_rank),
+        "outliers": share_text(measuring.outliers),
+        "seed": measuring.seed,
+    }
 
 
 def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
@@ -368,7 +399,7 @@ def _least_bytes(network: Network) -> int:
     return kept + sidecar_bytes(network) + n_weights // 64
 
 
-def _provenance(job: Job, verdict: str, spent: Effort) -> dict[str, Any]:
+def _provenance(job: Job, verdict: str, *, n_tokens: int, n_steps: int) -> dict[str, Any]:
     """What made the result."""
     gains = job.curves.gains
     return {
@@ -376,8 +407,8 @@ def _provenance(job: Job, verdict: str, spent: Effort) -> dict[str, Any]:
         "data": job.splits.source[-MAX_NAME:],
         "data_hash": job.made.stats.data_hash,
         "n_tokens": job.made.stats.n_tokens,
-        "tokens_asked_for": spent.n_tokens,
-        "distillation_steps": spent.n_steps,
+        "tokens_asked_for": n_tokens,
+        "distillation_steps": n_steps,
         "seed": job.seed,
         "allocator": job.allocator,
         "formats": job.formats,

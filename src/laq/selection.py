@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from laq.allocation.common import size_range
 from laq.calibration.data import Splits
+from laq.checkpoint import Checkpoint
 from laq.core.curve import Curves
 from laq.core.errors import BudgetError
 from laq.core.plan import Plan
@@ -65,14 +65,17 @@ def best_plan(job: Job, budget: int, *, compare: bool) -> Result:
     )
 
 
-def distilled(job: Job, result: Result, settings: Distillation, *, keep_in: Path | None = None) -> Result:
-    """Tune what a result keeps in float, if that lowers KL on the selection split; codes and bytes stay.
-
-    The state is kept in the folder `distillation` of `keep_in`.
-    """
-    checkpoint = None if keep_in is None else keep_in / "distillation"
+def distilled(
+    job: Job, result: Result, settings: Distillation, *, checkpoint: Checkpoint | None = None
+) -> Result:
+    """Tune what a result keeps in float, if that lowers KL on the selection split; codes and bytes stay."""
     network = distill(
-        job.network, job.made.network, result.packed, job.splits.calibration, settings, checkpoint=checkpoint
+        job.network,
+        job.made.network,
+        result.packed,
+        job.splits.calibration,
+        settings,
+        checkpoint=None if checkpoint is None else checkpoint.distillation,
     )
     taught = Result(network, result.plan, result.packed, provenance=result.provenance)
     models = {"": (taught.model, result.plan.size_bytes)}

@@ -62,7 +62,8 @@ def test_losses_of_a_weight_fall_with_the_width(measured, name):
         for family in ([INT2, INT4, INT8], WIDTHS):
             sums = weight.loss_nats[family].sum((1, 2))
             assert (np.diff(sums) < 0).all()
-            assert sums[-1] < 0.3 * sums[0]  # of squares far less, of linear terms the ratio of the steps
+            # squares fall with the square of the step, linear terms with the step
+            assert sums[-1] < (0.3 if name == "first_order" else 0.1) * sums[0]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,7 @@
 """Distillation on a small network: it lowers the loss, and goes on where it stopped."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,46 @@ def test_damaged_states_are_refused(case, tmp_path):
     np.save(tmp_path / "state" / "00000.npy", array)
     with pytest.raises(FormatError, match="not finite"):
         State.open(tmp_path / "state")
+
+
+def test_the_original_gets_no_gradients(case):
+    network, packed, batches, _ = case
+    kept = network.keeping("^3")
+    made = distill(network, kept, {n: packed[n] for n in ("0.weight", "6.weight")}, batches, Distillation(2))
+    assert all(value.grad is None for value in network.module.parameters())
+    assert made.module.get_parameter("3.weight") is network.module.get_parameter("3.weight")
+
+
+def test_biases_that_begin_at_zero_are_tuned(case):
+    network, packed, batches, _ = case
+    zeros = with_parameters(network, {"0.bias": torch.zeros(128)})
+    made = distill(network, zeros, packed, batches, Distillation(5))
+    assert made.module.get_parameter("0.bias").abs().min() > 0
+
+
+def test_gains_that_two_modules_share_stay_shared():
+    norm = nn.LayerNorm(64)
+    module = nn.Sequential(nn.Linear(64, 64), norm, nn.Linear(64, 64), norm)
+    other = nn.LayerNorm(64)
+    other.weight = norm.weight
+    module.append(other)
+    changed = with_parameters(describe(module), {"1.weight": torch.full((64,), 2.0)}).module
+    assert changed[1].weight is changed[4].weight
+    assert float(changed[4].weight.detach()[0]) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_processors_without_products_of_16_bits_do_as_well(case, monkeypatch, dtype):
+    monkeypatch.setattr(train, "_has_bfloat16", lambda: False)
+    network, packed, batches, others = case
+    typed = network
+    if dtype is torch.bfloat16:
+        typed = describe(copy.deepcopy(network.module).to(dtype))
+        batches, others = ([batch.to(dtype) for batch in each] for each in (batches, others))
+    off = with_parameters(typed, {"4.weight": torch.linspace(0.5, 1.5, 128).to(dtype)})
+    made = distill(typed, off, packed, batches, Distillation(60, 3e-2))
+    before, after = (kl_of(typed, one, packed, others) for one in (off, made))
+    assert after < 0.9 * before
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(case):

@@ -26,6 +26,19 @@ def check_output(folder: Path, kind: FolderKind) -> None:
         raise RequestError(f"{folder}: {parent} cannot be written", hint="choose another output path")
 
 
+def check_checkpoint(folder: Path | None, output: Path) -> None:
+    """Raise RequestError if a checkpoint cannot be kept in a folder, or lies in what will be replaced."""
+    from laq.checkpoint import checkpoint_at
+
+    if folder is None:
+        return
+    if output.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise RequestError(
+            f"{folder}: lies in {output}, which is written as a whole", hint="keep the checkpoint elsewhere"
+        )
+    checkpoint_at(folder)
+
+
 def check_room(folder: Path, size_bytes: int) -> None:
     """Raise ResourceError unless the disk has room for `size_bytes` at `folder`."""
     free = shutil.disk_usage(_existing_parent(folder)).free

@@ -141,6 +141,7 @@ def quantize(
         stored = stored_options(formats, group_size, scale_format, scale_per)
         effort_of(effort, tokens=tokens, distill=distill)
 
+        from laq.cli.paths import check_checkpoint
         from laq.measuring import check_measure, check_shared_scales, check_together
 
         check_shared_scales(scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
@@ -154,6 +155,7 @@ def quantize(
             mixes=mixes,
         )
         names = {"quantizer": quantizer, "range": range, "transform": transform}
+        check_checkpoint(checkpoint, output)
         network = _open(model, output, formats, keep=keep, names=names)
 
         from laq.cli.paths import check_room
@@ -278,5 +280,5 @@ def _calibrated_on(result: Result) -> str:
 
 
 def _label(result: Result, label: str) -> str:
-    kept = next((one.label for one in result.comparisons if one.plan is result.plan), "")
+    kept = next((one.label for one in result.comparisons if one.test is result.record), "")
     return f"laq, {label}" if label == kept else label

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from laq.core.errors import RequestError
 
 CALIBRATION_TOKENS = 32768
+MAX_STEPS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,12 @@ def effort_of(name: str, *, tokens: int | None = None, distill: int | None = Non
     """
     if name not in EFFORTS:
         raise RequestError(f"unknown effort {name!r}", hint=f"choose one of: {', '.join(EFFORTS)}")
-    for label, value, least in (("tokens", tokens, 1), ("distill", distill, 0)):
-        if value is not None and (type(value) is not int or value < least):
-            raise RequestError(f"{label}={value!r}", hint=f"choose a whole number from {least}")
+    for label, value, least, most in (("tokens", tokens, 1, None), ("distill", distill, 0, MAX_STEPS)):
+        if value is None:
+            continue
+        if type(value) is not int or value < least or (most is not None and value > most):
+            to = "" if most is None else f" to {most}"
+            raise RequestError(f"{label}={value!r}", hint=f"choose a whole number from {least}{to}")
     effort = EFFORTS[name]
     return Effort(
         effort.n_tokens if tokens is None else tokens, effort.n_steps if distill is None else distill

@@ -26,8 +26,8 @@ EXPONENT_BIAS = 128
 MIDDLE = 0.75
 """Between one half and one: which power of two is nearer."""
 
-SMALLEST = -120
-"""Least exponent of a largest size: those below it are still normal numbers of bfloat16."""
+SMALLEST, LARGEST = -120, 127
+"""Exponents of a largest size: those below the least are still normal numbers of bfloat16."""
 
 NOTHING = 7
 """How far below the largest size an element is that counts for nothing."""
@@ -75,8 +75,8 @@ class Outliers:
         n = len(positions)
         mantissa, exponent = np.frexp(np.abs(values))
         nearest = np.where(mantissa > 0, exponent - (mantissa < MIDDLE), SMALLEST - NOTHING)
-        first = int(nearest.max(initial=SMALLEST))
-        codes = np.minimum(first - nearest, NOTHING) | (values < 0) << 3
+        first = min(int(nearest.max(initial=SMALLEST)), LARGEST)
+        codes = np.clip(first - nearest, 0, NOTHING) | (values < 0) << 3
         codes = np.append(codes, np.zeros(n % 2, np.int64)).astype(np.uint8)
         bits = np.zeros(n + _n_runs(n_elements), np.uint8)
         bits[positions // RUN + np.arange(n)] = 1

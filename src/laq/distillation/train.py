@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from laq.calibration.collect import hash_batches
+from laq.core.effort import MAX_STEPS
 from laq.core.errors import NetworkError, RequestError, RunError
 from laq.core.packing import StoredTensor
 from laq.core.product import ProductTensor
@@ -32,12 +33,10 @@ LAST_RATE = 0.02
 """Share of the learning rate that is left at the end of its cosine."""
 
 LEAST_SIZE = 0.1
-"""Of a parameter's root mean square: elements move in proportion to their size, or to this."""
+"""Elements move in proportion to their size, or to this share of the root mean square, of 1 if that is 0."""
 
 SAVE_EVERY = 16
 """Steps between two saved states."""
-
-MAX_STEPS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +164,9 @@ class _Student:
 
     def __init__(self, network: Network, packed: Mapping[str, StoredTensor]) -> None:
         self.network = network
-        self.precision = torch.bfloat16 if _has_bfloat16() else torch.float32
+        types = {parameter.dtype for parameter in network.module.parameters()}
+        is_exact = types == {torch.float32} and not _has_bfloat16()
+        self.precision = torch.float32 if is_exact else torch.bfloat16
         self.names = tunable(network)
         kinds = {weight.name: weight.kind for weight in network.weights}
         self.weights = {
@@ -175,9 +176,11 @@ class _Student:
         }
         self.start = {name: network.module.get_parameter(name).detach().float() for name in self.names}
         self.sizes = {
-            name: (value.square() + LEAST_SIZE**2 * value.square().mean()).sqrt()
+            name: (value.square() + LEAST_SIZE**2 * (value.square().mean() or 1.0)).sqrt()
             for name, value in self.start.items()
         }
+        # what is not tuned needs no gradients, whatever the module says
+        self.others = {name: value.detach() for name, value in network.module.named_parameters()}
         self.moved = {name: nn.Parameter(torch.zeros_like(value)) for name, value in self.start.items()}
 
     def values(self) -> dict[str, torch.Tensor]:
@@ -189,7 +192,8 @@ class _Student:
         with self._computing():
             with torch.no_grad():
                 expected = functional.log_softmax(run_logits(teacher, batch).float(), -1)
-            found = run_logits(Swapped(self.network.module, {**self.weights, **self.values()}), batch)
+            tensors = {**self.others, **self.weights, **self.values()}
+            found = run_logits(Swapped(self.network.module, tensors), batch)
             found = functional.log_softmax(found.float(), -1)
         return functional.kl_div(found, expected, reduction="sum", log_target=True) / found[..., 0].numel()
 

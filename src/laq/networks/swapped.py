@@ -40,11 +40,16 @@ def sharing_parameters(module: nn.Module) -> nn.Module:
 
 
 def replace_parameters_(module: nn.Module, changed: Mapping[str, torch.Tensor]) -> None:
-    """Give a module parameters of other values, in place of those called so."""
+    """Give a module parameters of other values, wherever those called so are held."""
+    holders: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        holders.setdefault(id(parameter), []).append(name)
     for name, values in changed.items():
-        path, _, attribute = name.rpartition(".")
-        wanted = module.get_parameter(name).requires_grad
-        setattr(module.get_submodule(path), attribute, nn.Parameter(values, requires_grad=wanted))
+        old = module.get_parameter(name)
+        new = nn.Parameter(values, requires_grad=old.requires_grad)
+        for shared in holders[id(old)]:
+            path, _, attribute = shared.rpartition(".")
+            setattr(module.get_submodule(path), attribute, new)
 
 
 def with_parameters(network: Network, changed: Mapping[str, torch.Tensor]) -> Network:

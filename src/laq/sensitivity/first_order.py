@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import ClassVar, Literal, final
 
 import numpy as np
@@ -70,6 +71,10 @@ def _raise_to_wider_(losses: TileLosses) -> None:
             i for i, c in enumerate(CANDIDATES) if isinstance(c, family) and np.isfinite(losses[i]).all()
         ]
         members.sort(key=lambda i: -CANDIDATES[i].n_levels)
-        losses[members] = np.maximum.accumulate(losses[members], axis=0)
+        least = np.zeros_like(losses[0])
+        for _, same in groupby(members, key=lambda i: CANDIDATES[i].n_levels):
+            width = list(same)
+            losses[width] = np.maximum(losses[width], least)
+            least = losses[width].max(0)
     stored = losses[1:][np.isfinite(losses[1:]).all((1, 2))]
     losses[0] = np.maximum(losses[0], stored.max(0, initial=0))
