@@ -11,7 +11,7 @@ from laq.networks import describe
 from laq.sensitivity import Subject
 from laq.sensitivity.common.gradients import MeanGradients
 from laq.sensitivity.common.swaps import quantized_alone
-from laq.sensitivity.first_order import FirstOrder
+from laq.sensitivity.first_order import FirstOrder, _raise_to_wider_
 from laq.steps import calibrate
 
 BITS4 = CANDIDATES.index(TRELLISES[4])
@@ -120,3 +120,16 @@ def test_a_weight_without_influence_loses_nothing():
     assert any(silent)
     assert (second.loss_nats[BITS4][silent] == 0).all()
     assert (second.loss_nats[BITS4][~np.array(silent)] > 0).any()
+
+
+def test_formats_are_raised_to_wider_ones_of_their_family_not_to_equals():
+    before = np.random.default_rng(0).random((len(CANDIDATES), 3, 4), np.float32)
+    after = before.copy()
+    _raise_to_wider_(after)
+    equals = 0
+    for i, one in list(enumerate(CANDIDATES))[1:]:
+        family = [(j, c) for j, c in enumerate(CANDIDATES) if type(c) is type(one)]
+        equals += sum(c.n_levels == one.n_levels for _, c in family) - 1
+        wider = [before[j] for j, c in family if c.n_levels > one.n_levels]
+        np.testing.assert_array_equal(after[i], np.max([before[i], *wider], axis=0))
+    assert equals
