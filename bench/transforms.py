@@ -7,7 +7,7 @@ import time
 from common import linears, linears_only, parser, run, save
 
 from laq.core.scheme import stored_as
-from laq.measuring import EncodingNames, measure_transformed, transform_network
+from laq.measuring import Measuring, measure_transformed, transform_network
 from laq.transforms import TRANSFORMS, transforms_of
 
 BPWS = (2.4, 3.2, 4.2)
@@ -24,13 +24,12 @@ def main() -> None:
     network, splits, stats = linears(asked.text, asked.work, n_calibration=64)
     rows = []
     for quantizer in asked.quantizers:
-        options = EncodingNames(quantizer, "mse", stored_as("all"))
         for text in asked.transforms:
             start = time.perf_counter()
-            names = transforms_of(text)
-            made = transform_network(network, stats, names, options)
+            measuring = Measuring(quantizer, "mse", stored_as("all"), transforms_of(text))
+            made = transform_network(network, stats, measuring)
             seconds = round(time.perf_counter() - start, 1)
-            curves = linears_only(measure_transformed(network, made, names, options))
+            curves = linears_only(measure_transformed(network, made, measuring))
             for formats in asked.formats:
                 for bpw in asked.bpw:
                     # the transformed network computes the same: it stands for the original in `run`

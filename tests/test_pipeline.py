@@ -212,7 +212,7 @@ def test_many_classes_and_few_samples_do_not_starve_the_classes_that_none_of_the
 
 
 def test_an_allocator_that_cannot_do_it_is_refused_before_the_slow_work(monkeypatch):
-    monkeypatch.setattr("laq.pipeline.calibrate", lambda *_, **__: pytest.fail("calibrated"))
+    monkeypatch.setattr("laq.measurement.calibrate", lambda *_, **__: pytest.fail("calibrated"))
     module = nn.Sequential(nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 64))
     with pytest.raises(RequestError, match=r"up to 4096 units exactly.*\nhint: use --unit tensor"):
         laq.quantize(module, bpw=4.0, data=list(torch.randn(6, 8, 4096)), allocator="ilp")
@@ -295,7 +295,7 @@ def test_transforms_of_a_module_given_by_hand_are_refused():
 
 
 def test_a_network_without_blocks_is_refused_before_the_slow_work(monkeypatch):
-    monkeypatch.setattr("laq.pipeline.calibrate", lambda *_, **__: pytest.fail("calibrated"))
+    monkeypatch.setattr("laq.measurement.calibrate", lambda *_, **__: pytest.fail("calibrated"))
     module = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
     with pytest.raises(laq.LaqError, match=r"no list of blocks.*\nhint: leave --sequential away") as error:
         laq.quantize(module, bpw=16.0, data=list(torch.randn(6, 8, 64)), sequential=True)

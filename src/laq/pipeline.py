@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -13,36 +12,22 @@ import torch
 from laq.allocation import ALLOCATORS
 from laq.allocation.common import count_units
 from laq.calibration.blocks import chain_of
-from laq.calibration.collect import hash_batches
-from laq.calibration.data import Splits
-from laq.checkpoint import Checkpoint, checkpoint_at
+from laq.checkpoint import checkpoint_at
 from laq.core.budget import bpw_to_bytes, bytes_to_bpw, parse_size
-from laq.core.curve import Curves
 from laq.core.effort import effort_of
 from laq.core.errors import BudgetError, RequestError
 from laq.core.formats import check_range
 from laq.core.groups import TileGrid
-from laq.core.outliers import share_text
-from laq.core.scheme import stored_as
-from laq.core.stats import Stats
 from laq.core.target import check_unit
 from laq.distillation import Distillation
-from laq.measuring import (
-    EncodingNames,
-    Measuring,
-    check_measure,
-    check_shared_scales,
-    check_together,
-    measure_transformed,
-    needs_held_out,
-    transform_network,
-)
+from laq.measurement import begin, measurement, reopened
+from laq.measuring import measuring_of
 from laq.networks import Network
-from laq.resources import check_distillation, check_resources
+from laq.resources import check_distillation
 from laq.runtime.result import Result, sidecar_bytes
 from laq.selection import Job, best_plan, distilled, smallest_budget
-from laq.steps import Data, Source, calibrate, open_network, splits_of, unit_of
-from laq.transforms import Transformed, check_transformable, transforms_of
+from laq.steps import Data, Source, open_network, splits_of, unit_of
+from laq.transforms import check_transformable
 
 NUMBERS = {
     "bpw": "for example bpw=4.0",
@@ -160,40 +145,41 @@ def quantize(  # noqa: PLR0913 - the options of a command, all by keyword
     """
     _check_limits(bpw, size, max_kl)
     _check_options(unit, control)
-    stored = stored_as(formats, group_size=group_size, scale_format=scale_format, scale_per=scale_per)
-    check_shared_scales(stored.scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
-    check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
-    check_range(range, formats)
-    check_together(
+    measuring = measuring_of(
+        quantizer=quantizer,
+        range=range,
+        group_size=group_size,
+        scale_format=scale_format,
+        scale_per=scale_per,
+        transform=transform,
+        sensitivity=sensitivity,
+        mixes=mixes,
+        seed=seed,
         formats=formats,
         low_rank=low_rank,
         outliers=outliers,
-        group_size=stored.group_size,
-        sensitivity=sensitivity,
-        mixes=mixes,
     )
-    names, options = transforms_of(transform), EncodingNames(quantizer, range, stored)
+    check_range(range, formats)
     spent = effort_of(effort, tokens=tokens, distill=distill)
     kept = None if checkpoint is None else checkpoint_at(checkpoint)
     network = open_network(source, keep=keep)
     if spent.n_steps:
         check_distillation(network)
-    if names:
+    if measuring.transforms:
         check_transformable(network)
-    grids = [TileGrid(*weight.shape, min(stored.group_sizes)) for weight in network.weights]
-    check_unit(unit_of(unit), stored.scale_per)
+    grids = [TileGrid(*weight.shape, min(measuring.stored.group_sizes)) for weight in network.weights]
+    check_unit(unit_of(unit), measuring.stored.scale_per)
     ALLOCATORS.get(allocator).check(count_units(grids, unit_of(unit)))
     budget = budget_bytes(network, bpw, size)
     splits = splits_of(network, data, tokens=spent.n_tokens, seed=seed)
     if sequential:
         chain_of(network, splits.calibration[0], asked="--sequential")
-    measuring = Measuring(sensitivity, mixes, (), seed, formats, low_rank, outliers)
     if kept is not None:
-        kept.begin(_request(network, splits, names, options, measuring))
+        begin(kept, network, splits, measuring)
     if measured is not None:
-        splits, made, curves = _reopened(network, splits, names, options, measuring, folder=Path(measured))
+        splits, made, curves = reopened(network, splits, measuring, folder=Path(measured))
     else:
-        splits, made, curves = _measured(network, splits, names, options, measuring, kept=kept)
+        splits, made, curves = measurement(network, splits, measuring, kept=kept)
     job = Job(network, made, splits, curves, unit, allocator, formats, control, seed, sequential)
     result = best_plan(
         job, smallest_budget(job, float(max_kl or 0)) if budget is None else budget, compare=compare
@@ -233,132 +219,6 @@ def _check_options(unit: str, control: str | None) -> None:
     unit_of(unit)
     if control not in ("permuted", None):
         raise RequestError(f"unknown control {control!r}", hint="choose one of: permuted, None")
-
-
-def _reopened(
-    network: Network,
-    splits: Splits,
-    names: tuple[str, ...],
-    options: EncodingNames,
-    measuring: Measuring,
-    *,
-    folder: Path,
-) -> tuple[Splits, Transformed, Curves]:
-    """Take what was measured before; refuse what was measured otherwise, or on other data."""
-    stats, curves = open_measured(folder)
-    network.check_same(curves.source_hash, (weight.name for weight in curves.weights))
-    asked = (names, measuring.sensitivity, str(measuring.low_rank), share_text(measuring.outliers))
-    _check_same(curves, options, asked)
-    if measuring.mixes and curves.gains is None:
-        raise RequestError(
-            f"{folder}: measured without mixes, asked for {measuring.mixes}",
-            hint="measure again with --mixes",
-        )
-    if needs_held_out(curves.sensitivity, 0 if curves.gains is None else 1):
-        splits = splits.holding_out()
-    _check_disjoint(stats, splits)
-    return splits, transform_network(network, stats, names, options), curves
-
-
-def _measured(
-    network: Network,
-    splits: Splits,
-    names: tuple[str, ...],
-    options: EncodingNames,
-    measuring: Measuring,
-    *,
-    kept: Checkpoint | None,
-) -> tuple[Splits, Transformed, Curves]:
-    """Calibrate and measure what a checkpoint does not hold yet."""
-    if needs_held_out(measuring.sensitivity, measuring.mixes):
-        splits = splits.holding_out()
-    check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
-    stats = None if kept is None else kept.stats()
-    if stats is None:
-        stats = calibrate(network, splits, seed=measuring.seed)
-        if kept is not None:
-            stats.save(kept.folder / "stats")
-    made = transform_network(network, stats, names, options)
-    curves = None if kept is None else kept.curves()
-    if curves is None:
-        measuring = replace(measuring, batches=splits.held_out)
-        curves = measure_transformed(network, made, names, options, measuring)
-        if kept is not None:
-            curves.save(kept.folder / "curves")
-    return splits, made, curves
-
-
-def _request(
-    network: Network,
-    splits: Splits,
-    names: tuple[str, ...],
-    options: EncodingNames,
-    measuring: Measuring,
-) -> dict[str, Any]:
-    """Return what a checkpoint depends on, in numbers and texts."""
-    stored = options.stored
-    return {
-        "network": network.content_hash(),
-        "weights": [weight.name for weight in network.weights],
-        "data": hash_batches(splits.calibration),
-        "quantizer": options.quantizer,
-        "range": options.range,
-        "group size": stored.group_size,
-        "scale format": stored.scale_format.value,
-        "scale per": stored.scale_per.value,
-        "transform": list(names),
-        "sensitivity": measuring.sensitivity,
-        "mixes": measuring.mixes,
-        "formats": measuring.formats,
-        "low rank": str(measuring.low_rank),
-        "outliers": share_text(measuring.outliers),
-        "seed": measuring.seed,
-    }
-
-
-def open_measured(folder: str | Path) -> tuple[Stats, Curves]:
-    """Open what `laq measure` wrote: the folders `stats` and `curves`."""
-    stats, curves = Stats.open(Path(folder) / "stats"), Curves.open(Path(folder) / "curves")
-    if stats.data_hash != curves.data_hash:
-        raise RequestError(f"{folder}: stats and curves are not of the same run", hint="measure again")
-    return stats, curves
-
-
-def _check_same(
-    curves: Curves, options: EncodingNames, others: tuple[tuple[str, ...], str, str, str]
-) -> None:
-    """Refuse settings that differ from those a measurement was made with."""
-    own = EncodingNames(curves.quantizer, curves.range, curves.stored)
-    found, asked = (
-        (
-            one.quantizer,
-            one.range,
-            one.stored.group_size,
-            one.stored.scale_format.value,
-            one.stored.scale_per.value,
-            ",".join(names) or "none",
-            *rest,
-        )
-        for one, (names, *rest) in (
-            (own, (curves.transforms, curves.sensitivity, curves.low_rank, curves.outliers)),
-            (options, others),
-        )
-    )
-    if asked != found:
-        raise RequestError(
-            "measured with quantizer, range, group size, scales, transforms, sensitivity, low rank, "
-            f"outliers {found}, asked for {asked}",
-            hint="measure again, or ask for the same",
-        )
-
-
-def _check_disjoint(stats: Stats, splits: Splits) -> None:
-    """Refuse data whose selection and test splits may hold what the measurement was calibrated on."""
-    if hash_batches(splits.calibration) != stats.data_hash:
-        raise RequestError(
-            f"measured on other data than {splits.source}: its selection and test splits may overlap",
-            hint="give the same --data, --tokens and --seed as for laq measure",
-        )
 
 
 def budget_bytes(network: Network, bpw: float | None, size: int | str | None) -> int | None:

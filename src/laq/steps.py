@@ -18,25 +18,17 @@ from laq.core.effort import CALIBRATION_TOKENS
 from laq.core.errors import DataError, RequestError
 from laq.core.plan import Plan
 from laq.core.record import Record
-from laq.core.scheme import StoredAs, stored_as
+from laq.core.scheme import StoredAs
 from laq.core.stats import Stats
 from laq.core.target import Unit
 from laq.evaluation.divergence import compare
-from laq.measuring import (
-    EncodingNames,
-    Measuring,
-    check_measure,
-    check_shared_scales,
-    measure_transformed,
-    transform_network,
-)
+from laq.measuring import Measuring, measure_transformed, measuring_of, transform_network
 from laq.networks import Batch, Network, describe, load_network
 from laq.networks.transformers import describe_causal, is_causal_model
 from laq.quantizers.common.apply import apply_plans
 from laq.runtime.linear import rounding_activations
 from laq.runtime.replace import resident_bytes
 from laq.runtime.result import Result
-from laq.transforms import transforms_of
 
 Source = str | Path | nn.Module | Network
 Data = str | Path | Iterable[Batch] | None
@@ -165,15 +157,24 @@ def measure(  # noqa: PLR0913 - the options of a command, all by keyword
     DataError
         If batches are needed and there are none.
     """
-    opened, names = open_network(network), transforms_of(transform)
-    stored = stored_as(formats, group_size=group_size, scale_format=scale_format, scale_per=scale_per)
-    check_shared_scales(stored.scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
-    options = EncodingNames(quantizer, range, stored)
-    measuring = Measuring(sensitivity, mixes, tuple(batches), seed, formats, low_rank, outliers)
-    check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
-    measuring.check(stored.group_size)
-    made = transform_network(opened, stats, names, options)
-    return measure_transformed(opened, made, names, options, measuring)
+    opened = open_network(network)
+    measuring = measuring_of(
+        quantizer=quantizer,
+        range=range,
+        group_size=group_size,
+        scale_format=scale_format,
+        scale_per=scale_per,
+        transform=transform,
+        sensitivity=sensitivity,
+        mixes=mixes,
+        seed=seed,
+        formats=formats,
+        low_rank=low_rank,
+        outliers=outliers,
+    )
+    measuring.check_batches(batches)
+    made = transform_network(opened, stats, measuring)
+    return measure_transformed(opened, made, measuring, batches=tuple(batches))
 
 
 def allocate(  # noqa: PLR0913 - the options of a command, all by keyword
@@ -247,8 +248,7 @@ def apply(network: Source, plan: Plan, stats: Stats, *, sequential: Sequence[Bat
     opened = open_network(network)
     opened.check_same(plan.source_hash, (weight.name for weight in plan.weights))
     stored = StoredAs((plan.group_size,), plan.scale_format, plan.scale_per)
-    options = EncodingNames(plan.quantizer, plan.range, stored)
-    made = transform_network(opened, stats, plan.transforms, options)
+    made = transform_network(opened, stats, Measuring(plan.quantizer, plan.range, stored, plan.transforms))
     return apply_all(made.network, [plan], made.stats, sequential=sequential)[0]
 
 

@@ -59,7 +59,7 @@ def test_the_same_command_goes_on_from_its_checkpoint(taught, laq_well, tiny_lla
 def test_calibration_is_kept_before_measuring_ends(laq, laq_well, tiny_llama, tmp_path, monkeypatch):
     options = ("--bpw", "10", "--tokens", "512", "--no-compare", "--checkpoint", tmp_path / "checkpoint")
     with monkeypatch.context() as patch:
-        patch.setattr("laq.pipeline.measure_transformed", lambda *_: 1 / 0)
+        patch.setattr("laq.measurement.measure_transformed", lambda *_, **__: 1 / 0)
         assert laq("quantize", tiny_llama, "-o", tmp_path / "out", *options).code != 0
     assert not (tmp_path / "checkpoint" / "curves").exists()
     done = laq_well("quantize", tiny_llama, "-o", tmp_path / "out", *options)

@@ -78,7 +78,7 @@ def measure(
         from laq.cli.loading import opened_network
         from laq.cli.paths import check_output, check_room
         from laq.core.storage import VALUE_FOLDER
-        from laq.measuring import check_measure, check_shared_scales, check_together, needs_held_out
+        from laq.measuring import measuring_of
         from laq.resources import check_resources
         from laq.steps import calibrate, splits_of
         from laq.steps import measure as run
@@ -90,39 +90,28 @@ def measure(
         _check_folder(output)
         for name in ("stats", "curves"):
             check_output(output / name, VALUE_FOLDER)
-        check_shared_scales(scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
-        check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
-        check_together(
-            formats=formats,
-            low_rank=low_rank,
-            outliers=outliers,
-            group_size=stored["group_size"],
-            sensitivity=sensitivity,
-            mixes=mixes,
-        )
+        options: dict[str, Any] = {
+            "quantizer": quantizer,
+            "range": range,
+            **stored,
+            "transform": transform,
+            "sensitivity": sensitivity,
+            "mixes": mixes,
+            "seed": seed,
+            "formats": formats,
+            "low_rank": low_rank,
+            "outliers": outliers,
+        }
+        measuring = measuring_of(**options)
         network = opened_network(model, keep=keep, quantizer=quantizer, range=range, transform=transform)
         # second moments of every input, and ten losses of four bytes for each tile of 512 weights or more
         check_room(output, sum(4 * w.shape[1] ** 2 for w in network.weights) + network.n_params // 8)
         splits = splits_of(network, data, tokens=tokens, seed=seed)
-        if needs_held_out(sensitivity, mixes):
+        if measuring.needs_held_out:
             splits = splits.holding_out()
         check_resources(network, splits.calibration, n_gradient=splits.n_gradient)
         stats = calibrate(network, splits, seed=seed)
-        curves = run(
-            network,
-            stats,
-            quantizer=quantizer,
-            range=range,
-            **stored,
-            transform=transform,
-            sensitivity=sensitivity,
-            mixes=mixes,
-            batches=splits.held_out,
-            seed=seed,
-            formats=formats,
-            low_rank=low_rank,
-            outliers=outliers,
-        )
+        curves = run(network, stats, batches=splits.held_out, **options)
         stats.save(output / "stats")
         curves.save(output / "curves")
         time_s = time.perf_counter() - start

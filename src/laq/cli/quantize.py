@@ -142,18 +142,21 @@ def quantize(
         effort_of(effort, tokens=tokens, distill=distill)
 
         from laq.cli.paths import check_checkpoint
-        from laq.measuring import check_measure, check_shared_scales, check_together
+        from laq.measuring import measuring_of
 
-        check_shared_scales(scale_per, range=range, sensitivity=sensitivity, mixes=mixes)
-        check_measure(quantizer=quantizer, range=range, sensitivity=sensitivity, mixes=mixes)
-        check_together(
-            formats=formats,
-            low_rank=low_rank,
-            outliers=outliers,
-            group_size=stored["group_size"],
-            sensitivity=sensitivity,
-            mixes=mixes,
-        )
+        options: dict[str, Any] = {
+            "quantizer": quantizer,
+            "range": range,
+            **stored,
+            "transform": transform,
+            "sensitivity": sensitivity,
+            "mixes": mixes,
+            "seed": seed,
+            "formats": formats,
+            "low_rank": low_rank,
+            "outliers": outliers,
+        }
+        measuring_of(**options)
         names = {"quantizer": quantizer, "range": range, "transform": transform}
         check_checkpoint(checkpoint, output)
         network = _open(model, output, formats, keep=keep, names=names)
@@ -172,24 +175,15 @@ def quantize(
             data=data,
             unit=unit.value,
             allocator=allocator,
-            formats=formats,
-            quantizer=quantizer,
             sequential=sequential,
-            range=range,
-            **stored,
-            transform=transform,
-            low_rank=low_rank,
-            outliers=outliers,
             control=None if control is None else control.value,
             compare=compare,
             measured=measured,
-            sensitivity=sensitivity,
-            mixes=mixes,
             effort=effort,
             tokens=tokens,
             distill=distill,
             checkpoint=checkpoint,
-            seed=seed,
+            **options,
         )
         result.save(output)
         out.show(
