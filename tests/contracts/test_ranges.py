@@ -11,6 +11,7 @@ from laq.core.formats.integer import INT4
 from laq.core.qtensor import decode_scales, zero_point_code, zero_point_value
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import QUANTIZERS
+from laq.quantizers.common.engine import Columns
 from laq.ranges import RANGES, Grid, Range
 from laq.ranges.common.grid import MAX_SPAN, scale_floor
 
@@ -157,8 +158,8 @@ def test_every_quantizer_takes_its_scales_from_the_range(quantizer, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_measurement_uses_the_range_of_the_quantizer(name):
     block = torch.randn(64, 48, generator=torch.Generator().manual_seed(0))
-    options = {"group_size": 64, "floor": scale_floor(block), "scale_format": ScaleFormat.LOG8}
-    errors = QUANTIZERS.get("rtn")(RANGES.get(name)()).engine.errors(block, torch.ones(64), **options)
+    columns = Columns(block, torch.ones(64), scale_floor(block), ScaleFormat.LOG8)
+    errors = QUANTIZERS.get("rtn")(RANGES.get(name)()).engine.errors(columns, group_size=64)
     expected = searched(name, block, 16, ScaleFormat.LOG8).error
     assert torch.equal(errors[CANDIDATES.index(INT4), 0], expected)
 

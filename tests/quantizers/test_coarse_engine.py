@@ -15,6 +15,7 @@ from laq.kernels.reference import dequantize, pack
 from laq.kernels.scales import expanded
 from laq.quantizers import QUANTIZERS, quantizer_of
 from laq.quantizers.common.dequantize import dequantize_columns
+from laq.quantizers.common.engine import Columns
 from laq.quantizers.common.engines import engine_of
 from laq.ranges import RANGES
 from laq.ranges.common.grid import scale_floor, zero_point_bounds
@@ -63,8 +64,8 @@ def quantized(name, per, choices, *, range_name="mse", scale_format=ScaleFormat.
 def test_no_scale_and_zero_point_of_a_unit_leave_less(per, form):
     """Over all eighths of an octave up to what covers it, and the legal zero points next to the exact one."""
     weight, costs = weight_of(), torch.rand(COLUMNS, generator=torch.Generator().manual_seed(2)) + 0.1
-    options = {"floor": scale_floor(weight), "scale_format": ScaleFormat.LOG8}
-    errors = engine_of(Mse(), per).errors(weight, costs, group_size=GROUP_SIZE, **options)
+    columns = Columns(weight, costs, scale_floor(weight), ScaleFormat.LOG8)
+    errors = engine_of(Mse(), per).errors(columns, group_size=GROUP_SIZE)
     by_row = errors[CANDIDATES.index(form)]  # [groups, rows]
     found = {
         ScalePer.TILE: by_row.view(-1, ROWS // 16, 16).sum(2).flatten(),
@@ -98,8 +99,8 @@ def test_what_is_measured_is_what_rounding_leaves(per, range_name, scale_format)
     choices = everywhere(INT4, INT4, INT4)
     codes = method.quantize(weight, feedback, choices, scale_format=scale_format)
     left = (dequantize_columns(codes, choices, scale_format) - weight).square()
-    options = {"floor": scale_floor(weight), "scale_format": scale_format}
-    errors = method.engine.errors(weight, torch.ones(COLUMNS), group_size=GROUP_SIZE, **options)
+    columns = Columns(weight, torch.ones(COLUMNS), scale_floor(weight), scale_format)
+    errors = method.engine.errors(columns, group_size=GROUP_SIZE)
     expected = left.view(-1, GROUP_SIZE, ROWS).sum(1)
     torch.testing.assert_close(errors[CANDIDATES.index(INT4)], expected, rtol=1e-3, atol=1e-6)
 

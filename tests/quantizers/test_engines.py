@@ -1,6 +1,7 @@
 """The native kernels search and round as torch does: the same bits on every tier and number of threads."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from laq.core.importance import Importance
 from laq.core.scheme import ScaleFormat
 from laq.kernels import native
 from laq.quantizers import QUANTIZERS
+from laq.quantizers.common.engine import Columns
 from laq.quantizers.common.engines import engine_of
 from laq.quantizers.common.mixed_engine import MixedEngine
 from laq.quantizers.common.native_engine import NativeEngine
@@ -92,11 +94,10 @@ def palettes_of(matrix, *, shared=False):
 def test_errors_have_the_same_bits(problem, threads):
     matrix, weights, group_size, scale_format = problem
     LIBRARY.set_threads(threads)
-    options = {"group_size": group_size, "floor": scale_floor(matrix), "scale_format": scale_format}
-    options["palettes"] = palettes_of(matrix)
-    expected = TorchEngine().errors(matrix, weights, **options)
+    columns = Columns(matrix, weights, scale_floor(matrix), scale_format, palettes_of(matrix))
+    expected = TorchEngine().errors(columns, group_size=group_size)
     for kernels in each_tier():
-        assert same_bits(kernels.errors(matrix, weights, **options), expected)
+        assert same_bits(kernels.errors(columns, group_size=group_size), expected)
 
 
 @needs_library
@@ -115,17 +116,15 @@ def test_rounding_has_the_same_bits(problem, feedback, threads, seed):
     choices = torch.from_numpy(tiles.astype(np.uint8))
     factor = torch.from_numpy(generator.normal(0, 0.2, (group_size, group_size)).astype(np.float32)).triu()
     factor.diagonal().abs_().add_(0.5)
-    options = {
-        "floor": scale_floor(matrix),
-        "factor": factor.T.contiguous().T if feedback else None,  # as triangular solvers return it
-        "scale_format": scale_format,
-        "palettes": palettes_of(matrix, shared=seed % 2 == 0),
-    }
-    block, weights = matrix[-group_size:], weights[-group_size:]
+    used = factor.T.contiguous().T if feedback else None  # as triangular solvers return it
+    palettes = palettes_of(matrix, shared=seed % 2 == 0)
+    columns = Columns(matrix, weights, scale_floor(matrix), scale_format, palettes)
+    columns = columns.part(slice(-group_size, None))
+    block = columns.matrix
     before = block.clone()
-    expected = TorchEngine().round(block, choices, weights, **options)
+    expected = TorchEngine().round(columns, choices, factor=used)
     for kernels in each_tier():
-        found = kernels.round(block, choices, weights, **options)
+        found = kernels.round(columns, choices, factor=used)
         for field in FIELDS:
             assert same_bits(getattr(found, field), getattr(expected, field)), field
     assert same_bits(block, before)
@@ -134,14 +133,14 @@ def test_rounding_has_the_same_bits(problem, feedback, threads, seed):
 @needs_library
 def test_only_formats_that_are_asked_for_are_searched():
     matrix = columns_of(np.random.default_rng(0), (64, 48), 0)
-    options = {"group_size": 64, "floor": scale_floor(matrix), "scale_format": ScaleFormat.LOG8}
+    columns = Columns(matrix, torch.ones(64), scale_floor(matrix), ScaleFormat.LOG8)
     allowed = formats_of("integer,palette")
-    every = TorchEngine().errors(matrix, torch.ones(64), **options)
+    every = TorchEngine().errors(columns, group_size=64)
     assert [torch.isinf(every[i]).all().item() for i in range(len(CANDIDATES))] == [
         isinstance(candidate, Palette) for candidate in CANDIDATES
     ]
     for kernels in (TorchEngine(), *each_tier()):
-        found = kernels.errors(matrix, torch.ones(64), **options, allowed=allowed)
+        found = kernels.errors(columns, group_size=64, allowed=allowed)
         for i, candidate in enumerate(CANDIDATES):
             wanted = isinstance(candidate, Integer)
             assert same_bits(found[i], every[i]) if wanted else torch.isinf(found[i]).all()
@@ -149,21 +148,21 @@ def test_only_formats_that_are_asked_for_are_searched():
 
 @needs_library
 def test_palettes_that_are_not_given_are_refused():
-    block, floor = torch.zeros(32, 16), torch.zeros(16)
+    columns = Columns(torch.zeros(32, 16), torch.ones(32), torch.zeros(16), ScaleFormat.LOG8)
     choices = torch.tensor([[c.name for c in CANDIDATES].index("palette3")], dtype=torch.uint8)
-    options = {"floor": floor, "factor": None, "scale_format": ScaleFormat.LOG8}
     with pytest.raises(RequestError):
-        NativeEngine(LIBRARY).round(block, choices, torch.ones(32), **options)
+        NativeEngine(LIBRARY).round(columns, choices, factor=None)
 
 
 @needs_library
 def test_matrices_may_be_parts_of_wider_ones():
     wide = columns_of(np.random.default_rng(0), (64, 96), 0)
     part = wide[:, 32:80]
-    options = {"group_size": 64, "floor": scale_floor(part), "scale_format": ScaleFormat.LOG8}
+    columns = Columns(part, torch.ones(64), scale_floor(part), ScaleFormat.LOG8)
+    alone = replace(columns, matrix=part.clone())
     for kernels in each_tier():
-        found = kernels.errors(part, torch.ones(64), **options)
-        assert same_bits(found, kernels.errors(part.clone(), torch.ones(64), **options))
+        found = kernels.errors(columns, group_size=64)
+        assert same_bits(found, kernels.errors(alone, group_size=64))
 
 
 @needs_library
@@ -173,8 +172,8 @@ def test_calls_from_several_python_threads_do_not_mix():
     several = [columns_of(generator, (128, 320), 0) for _ in range(4)]
 
     def errors(matrix):
-        options = {"floor": scale_floor(matrix), "scale_format": ScaleFormat.LOG8}
-        return kernels.errors(matrix, torch.ones(128), group_size=64, **options)
+        columns = Columns(matrix, torch.ones(128), scale_floor(matrix), ScaleFormat.LOG8)
+        return kernels.errors(columns, group_size=64)
 
     expected = [errors(matrix) for matrix in several]
     with ThreadPoolExecutor(4) as threads:
@@ -238,15 +237,12 @@ def test_other_ranges_leave_other_formats_to_the_kernels_with_the_bits_of_torch(
     without_palettes = [i for i, each in enumerate(CANDIDATES) if not isinstance(each, Palette)]
     block = columns_of(generator, (64, 16 * len(without_palettes)), 0)
     choices = torch.tensor(without_palettes, dtype=torch.uint8)
-    options = {
-        "floor": scale_floor(block),
-        "factor": torch.eye(64) + 0.1 * torch.ones(64, 64).triu(1) if feedback else None,
-        "scale_format": scale_format,
-    }
+    columns = Columns(block, torch.ones(64), scale_floor(block), scale_format)
+    factor = torch.eye(64) + 0.1 * torch.ones(64, 64).triu(1) if feedback else None
     mixed = engine_of(AbsMax())
     assert isinstance(mixed, MixedEngine)
-    found = mixed.round(block, choices, torch.ones(64), **options)
-    expected = TorchEngine(AbsMax()).round(block, choices, torch.ones(64), **options)
+    found = mixed.round(columns, choices, factor=factor)
+    expected = TorchEngine(AbsMax()).round(columns, choices, factor=factor)
     for field in FIELDS:
         assert same_bits(getattr(found, field), getattr(expected, field)), field
 
@@ -313,8 +309,8 @@ def test_no_power_of_two_leaves_less_than_the_one_chosen_for_a_table(name):
     (index,) = (i for i, candidate in enumerate(CANDIDATES) if candidate.name == name)
     matrix = torch.randn(64, 320, generator=torch.Generator().manual_seed(0))
     weights = torch.rand(64, generator=torch.Generator().manual_seed(1)) + 0.1
-    options = {"group_size": 64, "floor": scale_floor(matrix), "scale_format": ScaleFormat.E8M0}
-    found = engine_of(Mse()).errors(matrix, weights, **options)[index, 0]
+    columns = Columns(matrix, weights, scale_floor(matrix), ScaleFormat.E8M0)
+    found = engine_of(Mse()).errors(columns, group_size=64)[index, 0]
     entries = torch.tensor(CANDIDATES[index].levels, dtype=torch.float32)
     left = []
     for octave in range(-12, 6):

@@ -7,6 +7,7 @@ import torch
 from laq.core.formats import CANDIDATES, formats_of
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
+from laq.quantizers.common.engine import Columns
 from laq.quantizers.common.engines import engine_of
 from laq.ranges.common.grid import scale_floor
 from laq.ranges.mse import Mse
@@ -44,14 +45,9 @@ def free_fit(row, weights):
 def errors_of(matrix, weights, allowed):
     """Least weighted error of every tile at every candidate; [n_candidates, n_tiles]."""
     columns_first = torch.from_numpy(matrix.T.copy()).float()
-    found = engine_of(Mse()).errors(
-        columns_first,
-        torch.from_numpy(weights).float(),
-        group_size=GROUP,
-        floor=scale_floor(columns_first),
-        scale_format=ScaleFormat.LOG8,
-        allowed=allowed,
-    )
+    costs, floor = torch.from_numpy(weights).float(), scale_floor(columns_first)
+    columns = Columns(columns_first, costs, floor, ScaleFormat.LOG8)
+    found = engine_of(Mse()).errors(columns, group_size=GROUP, allowed=allowed)
     return found[:, 0].view(len(CANDIDATES), -1, TILE_ROWS).sum(2).numpy()
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from laq.core.qtensor import decode_scales
 from laq.core.scheme import ScaleFormat
+from laq.quantizers.common.engine import Columns
 from laq.quantizers.common.torch_engine import TorchEngine
 from laq.ranges.common.grid import (
     DYNAMIC_OCTAVES,
@@ -108,8 +109,8 @@ def test_four_levels_keep_the_range_of_an_outlier():
 
 def test_one_level_is_nothing():
     block = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
-    options = {"group_size": 32, "floor": scale_floor(block), "scale_format": ScaleFormat.LOG8}
-    absent = TorchEngine().errors(block, torch.full((32,), 2.0), **options)[0, 0]
+    columns = Columns(block, torch.full((32,), 2.0), scale_floor(block), ScaleFormat.LOG8)
+    absent = TorchEngine().errors(columns, group_size=32)[0, 0]
     torch.testing.assert_close(absent, 2 * block.square().sum(0))
 
 
@@ -117,14 +118,13 @@ def test_one_level_is_nothing():
 def test_tiles_are_searched_as_if_they_were_alone(scale_format):
     block = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
     choices = torch.tensor([5, 0, 3, 11], dtype=torch.uint8)
-    options = {"factor": None, "scale_format": scale_format}
-    together = TorchEngine().round(block, choices, torch.ones(32), floor=scale_floor(block), **options)
+    columns = Columns(block, torch.ones(32), scale_floor(block), scale_format)
+    together = TorchEngine().round(columns, choices, factor=None)
     for tile in range(4):
         rows = slice(16 * tile, 16 * tile + 16)
         mine = block[:, rows].contiguous()
-        alone = TorchEngine().round(
-            mine, choices[tile : tile + 1], torch.ones(32), floor=scale_floor(mine), **options
-        )
+        columns = Columns(mine, torch.ones(32), scale_floor(mine), scale_format)
+        alone = TorchEngine().round(columns, choices[tile : tile + 1], factor=None)
         assert torch.equal(together.codes[:, rows], alone.codes)
         assert torch.equal(together.scales[rows], alone.scales)
         assert torch.equal(together.zero_points[rows], alone.zero_points)

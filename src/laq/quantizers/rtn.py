@@ -8,6 +8,7 @@ import torch
 
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback, Quantizer
+from laq.quantizers.common.engine import Columns
 from laq.ranges.common.grid import scale_floor
 
 
@@ -31,19 +32,12 @@ class RoundToNearest(Quantizer):
         weights = feedback.column_weights.view(groups, -1)
         codes = torch.empty(blocks.shape, dtype=torch.uint8)
         scales, zeros = [], torch.empty((groups, rows))
-        rounding, floor = self.engine, scale_floor(weight)
-        fixed = feedback.with_fixed(rounding, weight, choices, scale_format).fixed
+        engine = self.engine
+        fixed = feedback.with_fixed(engine, weight, choices, scale_format).fixed
+        floor, palettes = scale_floor(weight), feedback.palettes
         for group, block in enumerate(blocks):
-            rounded = rounding.round(
-                block,
-                choices[group],
-                weights[group],
-                floor=floor,
-                factor=None,
-                scale_format=scale_format,
-                palettes=feedback.palettes,
-                fixed=fixed,
-            )
+            columns = Columns(block, weights[group], floor, scale_format, palettes, fixed)
+            rounded = engine.round(columns, choices[group], factor=None)
             codes[group], zeros[group] = rounded.codes, rounded.zero_points
             scales.append(rounded.scales)
         return Codes(codes.view(weight.shape), torch.stack(scales), zeros)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -67,53 +67,63 @@ class FixedScales:
         return FixedScales(self.stored[:, rows], self.zero_points[:, rows])
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Columns of weights, and what a search of their scales rests on.
+
+    Parameters
+    ----------
+    matrix : float32 [columns, rows]
+        Whole tiles.
+    weights : float32 [columns]
+        What a squared error in each column costs.
+    floor : float32 [rows]
+        See `laq.ranges.common.grid.scale_floor`.
+    scale_format : ScaleFormat
+        How scales are stored.
+    palettes : uint8 [row blocks or 1, `laq.core.formats.table.PALETTE_BYTES`], or None
+        Learned entries.
+    fixed : FixedScales or None
+        What `Engine.fixed` returned for these rows.
+    """
+
+    matrix: torch.Tensor
+    weights: torch.Tensor
+    floor: torch.Tensor
+    scale_format: ScaleFormat
+    palettes: torch.Tensor | None = None
+    fixed: FixedScales | None = None
+
+    def part(self, columns: slice) -> Columns:
+        """Return some of the columns; floor, palettes and fixed scales are those of all."""
+        return replace(self, matrix=self.matrix[columns], weights=self.weights[columns])
+
+
+def stored_zeros(shape: tuple[int, ...] | int, scale_format: ScaleFormat) -> torch.Tensor:
+    """Return zeros in the type in which engines give scales: log steps or float16."""
+    return torch.zeros(shape, dtype=torch.int16 if scale_format.is_log else torch.float16)
+
+
 class Engine(ABC):
     """All engines give the same bits, whatever the number of threads."""
 
     @abstractmethod
-    def errors(  # noqa: PLR0913 - what a search rests on, by keyword
-        self,
-        matrix: torch.Tensor,
-        column_weights: torch.Tensor,
-        *,
-        group_size: int,
-        floor: torch.Tensor,
-        scale_format: ScaleFormat,
-        allowed: Sequence[bool] = EVERY_FORMAT,
-        palettes: torch.Tensor | None = None,
-        fixed: FixedScales | None = None,
+    def errors(
+        self, columns: Columns, *, group_size: int, allowed: Sequence[bool] = EVERY_FORMAT
     ) -> torch.Tensor:
         """Return the least weighted squared error of every group at every candidate format.
 
-        allowed : [n_candidates], which formats are asked for
-        palettes : uint8 [row blocks or 1, `laq.core.formats.table.PALETTE_BYTES`], learned entries
-        matrix : [columns, rows], float32, whole tiles        column_weights : [columns], float32
-        floor : [rows], float32, see `laq.ranges.common.grid.scale_floor`
-        fixed : what `fixed` returned for this matrix
+        columns : whole groups        allowed : [n_candidates], which formats are asked for
         Returns float32 [n_candidates, n_groups, rows]; infinite where a format is not asked for, or is a
         palette and there are none
         """
 
     @abstractmethod
-    def round(  # noqa: PLR0913 - what rounding rests on, by keyword
-        self,
-        block: torch.Tensor,
-        choices: torch.Tensor,
-        column_weights: torch.Tensor,
-        *,
-        floor: torch.Tensor,
-        factor: torch.Tensor | None,
-        scale_format: ScaleFormat,
-        palettes: torch.Tensor | None = None,
-        fixed: FixedScales | None = None,
-    ) -> RoundedGroup:
+    def round(self, columns: Columns, choices: torch.Tensor, *, factor: torch.Tensor | None) -> RoundedGroup:
         """Search the scales of one group of columns and round it.
 
-        block : [group_size, rows], float32        column_weights : [group_size], float32
-        choices : [row blocks], uint8, candidate format of every tile
+        columns : of one group        choices : [row blocks], uint8, candidate format of every tile
         factor : [group_size, group_size], float32, how errors spread; None without feedback
-        palettes : uint8 [row blocks or 1, `laq.core.formats.table.PALETTE_BYTES`], learned entries
-        fixed : what `fixed` returned for these rows
         """
 
     def fixed(

@@ -8,7 +8,7 @@ from laq.core.errors import CalibrationError
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Codes, Feedback
-from laq.quantizers.common.engine import Engine
+from laq.quantizers.common.engine import Columns, Engine
 from laq.ranges.common.grid import scale_floor
 
 DAMPING = 0.01
@@ -74,19 +74,17 @@ def _round_rows(
     group_size = len(remaining) // groups
     codes = torch.empty(remaining.shape, dtype=torch.uint8)
     scales, zeros = [], torch.empty((groups, rows))
-    floor = scale_floor(remaining)
+    columns = Columns(
+        remaining,
+        feedback.column_weights,
+        scale_floor(remaining),
+        scale_format,
+        palettes=feedback.palettes,
+        fixed=feedback.fixed,
+    )
     for group in range(groups):
         here = slice(group * group_size, (group + 1) * group_size)
-        rounded = engine.round(
-            remaining[here],
-            choices[group],
-            feedback.column_weights[here],
-            floor=floor,
-            factor=factor[here, here],
-            scale_format=scale_format,
-            palettes=feedback.palettes,
-            fixed=feedback.fixed,
-        )
+        rounded = engine.round(columns.part(here), choices[group], factor=factor[here, here])
         if here.stop < len(remaining):
             remaining[here.stop :].addmm_(factor[here, here.stop :].T, rounded.errors, alpha=-1)
         codes[here], zeros[group] = rounded.codes, rounded.zero_points

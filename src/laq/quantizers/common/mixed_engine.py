@@ -9,8 +9,7 @@ import torch
 
 from laq.core.formats import CANDIDATES, Integer
 from laq.core.groups import TILE_ROWS
-from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.engine import EVERY_FORMAT, Engine, FixedScales, RoundedGroup
+from laq.quantizers.common.engine import EVERY_FORMAT, Columns, Engine, RoundedGroup
 
 IS_INTEGER = torch.tensor([isinstance(candidate, Integer) for candidate in CANDIDATES])
 ABSENT = 0
@@ -31,55 +30,17 @@ class MixedEngine(Engine):
     def __init__(self, integers: Engine, others: Engine) -> None:
         self._integers, self._others = integers, others
 
-    def errors(  # noqa: PLR0913 - what a search rests on, by keyword
-        self,
-        matrix: torch.Tensor,
-        column_weights: torch.Tensor,
-        *,
-        group_size: int,
-        floor: torch.Tensor,
-        scale_format: ScaleFormat,
-        allowed: Sequence[bool] = EVERY_FORMAT,
-        palettes: torch.Tensor | None = None,
-        fixed: FixedScales | None = None,
+    def errors(
+        self, columns: Columns, *, group_size: int, allowed: Sequence[bool] = EVERY_FORMAT
     ) -> torch.Tensor:
         """See `Engine.errors`."""
-        assert fixed is None
-        return self._integers.errors(
-            matrix,
-            column_weights,
-            group_size=group_size,
-            floor=floor,
-            scale_format=scale_format,
-            allowed=allowed,
-            palettes=palettes,
-        )
+        return self._integers.errors(columns, group_size=group_size, allowed=allowed)
 
-    def round(  # noqa: PLR0913 - what rounding rests on, by keyword
-        self,
-        block: torch.Tensor,
-        choices: torch.Tensor,
-        column_weights: torch.Tensor,
-        *,
-        floor: torch.Tensor,
-        factor: torch.Tensor | None,
-        scale_format: ScaleFormat,
-        palettes: torch.Tensor | None = None,
-        fixed: FixedScales | None = None,
-    ) -> RoundedGroup:
+    def round(self, columns: Columns, choices: torch.Tensor, *, factor: torch.Tensor | None) -> RoundedGroup:
         """See `Engine.round`."""
-        assert fixed is None
         is_other = ~IS_INTEGER[choices.long()]
         rounded, other = (
-            engine.round(
-                block,
-                choices.where(mine, ABSENT),
-                column_weights,
-                floor=floor,
-                factor=factor,
-                scale_format=scale_format,
-                palettes=palettes,
-            )
+            engine.round(columns, choices.where(mine, ABSENT), factor=factor)
             for engine, mine in ((self._integers, ~is_other), (self._others, is_other))
         )
         rows = is_other.repeat_interleave(TILE_ROWS)

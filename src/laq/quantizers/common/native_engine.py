@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -10,9 +11,8 @@ import torch
 from laq.core.formats import CANDIDATES, Format, Integer, Trellis
 from laq.core.formats.table import PALETTE_BYTES
 from laq.core.groups import TILE_ROWS
-from laq.core.scheme import ScaleFormat
 from laq.kernels import native
-from laq.quantizers.common.engine import EVERY_FORMAT, Engine, FixedScales, RoundedGroup, asked_for
+from laq.quantizers.common.engine import EVERY_FORMAT, Columns, Engine, RoundedGroup, asked_for, stored_zeros
 from laq.quantizers.common.table import SHRINK_STEPS as TABLE_STEPS
 from laq.quantizers.common.trellis import FIRST_STEP, LAST_STEP, error_terms
 from laq.ranges.common.clip_search import SHRINK_STEPS
@@ -43,54 +43,33 @@ class NativeEngine(Engine):
     def __init__(self, library: native.Library) -> None:
         self._library = library
 
-    def errors(  # noqa: PLR0913 - what a search rests on, by keyword
-        self,
-        matrix: torch.Tensor,
-        column_weights: torch.Tensor,
-        *,
-        group_size: int,
-        floor: torch.Tensor,
-        scale_format: ScaleFormat,
-        allowed: Sequence[bool] = EVERY_FORMAT,
-        palettes: torch.Tensor | None = None,
-        fixed: FixedScales | None = None,
+    def errors(
+        self, columns: Columns, *, group_size: int, allowed: Sequence[bool] = EVERY_FORMAT
     ) -> torch.Tensor:
         """See `Engine.errors`."""
-        assert fixed is None
-        matrix, column_weights = matrix.contiguous(), column_weights.contiguous()
-        asked = asked_for(allowed, palettes)
+        assert columns.fixed is None
+        columns, asked = _contiguous(columns), asked_for(allowed, columns.palettes)
+        matrix = columns.matrix
         found = torch.empty(len(asked), len(matrix) // group_size, matrix.shape[1])
-        source = _source(matrix, column_weights, group_size, floor, scale_format)
+        source = _source(columns, group_size)
         formats = native.formats([_format(CANDIDATES[i]) for i in asked])
         source.formats, source.n_formats = formats, len(asked)
-        kept = _set_palettes(source, palettes)
+        kept = _set_palettes(source, columns.palettes)
         self._library.errors(source, found.data_ptr())
         del kept
         result = torch.full((len(CANDIDATES), *found.shape[1:]), torch.inf)
         result[asked] = found
         return result
 
-    def round(  # noqa: PLR0913 - what rounding rests on, by keyword
-        self,
-        block: torch.Tensor,
-        choices: torch.Tensor,
-        column_weights: torch.Tensor,
-        *,
-        floor: torch.Tensor,
-        factor: torch.Tensor | None,
-        scale_format: ScaleFormat,
-        palettes: torch.Tensor | None = None,
-        fixed: FixedScales | None = None,
-    ) -> RoundedGroup:
+    def round(self, columns: Columns, choices: torch.Tensor, *, factor: torch.Tensor | None) -> RoundedGroup:
         """See `Engine.round`."""
-        assert fixed is None
-        block, column_weights = block.contiguous(), column_weights.contiguous()
+        assert columns.fixed is None
+        columns, choices = _contiguous(columns), choices.contiguous()
         factor = None if factor is None else factor.contiguous()
-        n_rows = block.shape[1]
-        choices = choices.contiguous()
+        block, n_rows = columns.matrix, columns.matrix.shape[1]
         rounded = RoundedGroup(
             codes=torch.empty(block.shape, dtype=torch.uint8),
-            scales=torch.empty(n_rows, dtype=torch.int16 if scale_format.is_log else torch.float16),
+            scales=stored_zeros(n_rows, columns.scale_format),
             zero_points=torch.empty(n_rows),
             errors=torch.empty(block.shape if factor is not None else 0),
         )
@@ -102,8 +81,8 @@ class NativeEngine(Engine):
             zero_points=rounded.zero_points.data_ptr(),
             errors=rounded.errors.data_ptr(),
         )
-        source = _source(block, column_weights, len(block), floor, scale_format)
-        kept = _set_palettes(source, palettes)
+        source = _source(columns, len(block))
+        kept = _set_palettes(source, columns.palettes)
         self._library.round(source, rounding)
         del kept
         return rounded
@@ -122,13 +101,13 @@ def _set_palettes(source: native.Source, palettes: torch.Tensor | None) -> torch
     return kept
 
 
-def _source(
-    matrix: torch.Tensor,
-    column_weights: torch.Tensor,
-    group_size: int,
-    floor: torch.Tensor,
-    scale_format: ScaleFormat,
-) -> native.Source:
+def _contiguous(columns: Columns) -> Columns:
+    return replace(columns, matrix=columns.matrix.contiguous(), weights=columns.weights.contiguous())
+
+
+def _source(columns: Columns, group_size: int) -> native.Source:
+    """Point to contiguous columns, which have to outlive the call."""
+    matrix, column_weights, floor = columns.matrix, columns.weights, columns.floor
     assert matrix.dtype == column_weights.dtype == floor.dtype == torch.float32
     assert (len(column_weights), len(floor)) == matrix.shape
     return native.Source(
@@ -136,7 +115,7 @@ def _source(
         n_columns=len(matrix),
         stride=matrix.stride(0),
         group_size=group_size,
-        scale_format=native.SCALE_FORMATS[scale_format],
+        scale_format=native.SCALE_FORMATS[columns.scale_format],
         values=matrix.data_ptr(),
         column_weights=column_weights.data_ptr(),
         floors=floor.data_ptr(),

@@ -20,6 +20,7 @@ from laq.core.formats.trellis import MIDDLE
 from laq.core.groups import TILE_ROWS
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Feedback
+from laq.quantizers.common.engine import Columns
 from laq.quantizers.common.engines import engine_of
 from laq.quantizers.common.sorting import SortedWeight
 from laq.ranges.common.grid import decoded_scales, scale_floor
@@ -103,15 +104,8 @@ def _sums(
     numerator = torch.zeros(palette.n_levels, dtype=torch.float64)
     denominator = torch.zeros_like(numerator)
     for block, columns in zip(sample.values, sample.columns, strict=True):
-        rounded = engine_of(Mse()).round(
-            block,
-            choices,
-            columns,
-            floor=sample.floor,
-            factor=None,
-            scale_format=scale_format,
-            palettes=palettes,
-        )
+        searched = Columns(block, columns, sample.floor, scale_format, palettes=palettes)
+        rounded = engine_of(Mse()).round(searched, choices, factor=None)
         scales = decoded_scales(rounded.scales, scale_format).double()
         weights = columns.double()[:, None] * sample.rows * scales
         codes = rounded.codes.flatten().long()

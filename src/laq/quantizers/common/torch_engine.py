@@ -11,11 +11,11 @@ from laq.core.formats import CANDIDATES, Format, Palette, Table, Trellis
 from laq.core.groups import TILE_ROWS
 from laq.core.qtensor import LOG4_SPAN
 from laq.core.scheme import ScaleFormat
-from laq.quantizers.common.engine import EVERY_FORMAT, Engine, FixedScales, RoundedGroup, asked_for
+from laq.quantizers.common.engine import EVERY_FORMAT, Columns, Engine, RoundedGroup, asked_for, stored_zeros
 from laq.quantizers.common.table import entries_of, round_table, search_table
 from laq.quantizers.common.trellis import round_trellis, search_trellis
 from laq.ranges import Grid, Range
-from laq.ranges.common.grid import weighted_sum_
+from laq.ranges.common.grid import FIELDS, weighted_sum_
 from laq.ranges.mse import Mse
 
 CHUNK_ROWS = 4096
@@ -35,20 +35,12 @@ class TorchEngine(Engine):
     def __init__(self, range: Range | None = None) -> None:
         self._range = Mse() if range is None else range
 
-    def errors(  # noqa: PLR0913 - what a search rests on, by keyword
-        self,
-        matrix: torch.Tensor,
-        column_weights: torch.Tensor,
-        *,
-        group_size: int,
-        floor: torch.Tensor,
-        scale_format: ScaleFormat,
-        allowed: Sequence[bool] = EVERY_FORMAT,
-        palettes: torch.Tensor | None = None,
-        fixed: FixedScales | None = None,
+    def errors(
+        self, columns: Columns, *, group_size: int, allowed: Sequence[bool] = EVERY_FORMAT
     ) -> torch.Tensor:
         """See `Engine.errors`."""
-        assert fixed is None
+        assert columns.fixed is None
+        matrix, floor, palettes = columns.matrix, columns.floor, columns.palettes
         n_groups, n_rows = len(matrix) // group_size, matrix.shape[1]
         result = torch.full((len(CANDIDATES), n_groups, n_rows), torch.inf)
         tables = {i: _entries(CANDIDATES[i], palettes, n_rows) for i in asked_for(allowed, palettes)}
@@ -56,45 +48,38 @@ class TorchEngine(Engine):
             rows = slice(start, start + CHUNK_ROWS)
             for group in range(n_groups):
                 here = slice(group * group_size, (group + 1) * group_size)
-                block, weights = matrix[here, rows].contiguous(), column_weights[here]
+                block, weights = matrix[here, rows].contiguous(), columns.weights[here]
                 for index, entries in tables.items():
                     mine = None if entries is None else entries[:, rows]
                     found = self._search(
-                        block, CANDIDATES[index], mine, weights, floor=floor[rows], scale_format=scale_format
+                        block,
+                        CANDIDATES[index],
+                        mine,
+                        weights,
+                        floor=floor[rows],
+                        scale_format=columns.scale_format,
                     )
                     result[index, group, rows] = found.error
         return result
 
-    def round(  # noqa: PLR0913 - what rounding rests on, by keyword
-        self,
-        block: torch.Tensor,
-        choices: torch.Tensor,
-        column_weights: torch.Tensor,
-        *,
-        floor: torch.Tensor,
-        factor: torch.Tensor | None,
-        scale_format: ScaleFormat,
-        palettes: torch.Tensor | None = None,
-        fixed: FixedScales | None = None,
-    ) -> RoundedGroup:
+    def round(self, columns: Columns, choices: torch.Tensor, *, factor: torch.Tensor | None) -> RoundedGroup:
         """See `Engine.round`."""
-        assert fixed is None
+        assert columns.fixed is None
+        block = columns.matrix
 
         def grid_for(choice: int, rows: torch.Tensor) -> Grid:
             candidate = CANDIDATES[choice]
-            entries = _entries(candidate, palettes, block.shape[1])
+            entries = _entries(candidate, columns.palettes, block.shape[1])
             return self._search(
                 block[:, rows],
                 candidate,
                 None if entries is None else entries[:, rows],
-                column_weights,
-                floor=floor[rows],
-                scale_format=scale_format,
+                columns.weights,
+                floor=columns.floor[rows],
+                scale_format=columns.scale_format,
             )
 
-        return round_by_format(
-            block, choices, grid_for, factor=factor, scale_format=scale_format, palettes=palettes
-        )
+        return round_by_format(columns, choices, grid_for, factor=factor)
 
     def _search(
         self,
@@ -123,7 +108,7 @@ class TorchEngine(Engine):
                 floor=torch.maximum(floor, lowest)[rows],
                 scale_format=scale_format,
             )
-            for name in ("scales", "stored", "zero_points", "error"):
+            for name in FIELDS:
                 getattr(grid, name)[rows] = getattr(again, name)
         return grid
 
@@ -145,28 +130,27 @@ class TorchEngine(Engine):
                 block, candidate, entries, column_weights, floor=floor, scale_format=scale_format
             )
         if candidate.n_levels == 1:
-            return _absent(block, column_weights, scale_format)
+            return absent(block.shape[1], scale_format, weighted_sum_(block.clone(), column_weights))
         return self._range.search(
             block, candidate.n_levels, column_weights, floor=floor, scale_format=scale_format
         )
 
 
 def round_by_format(
-    block: torch.Tensor,
+    columns: Columns,
     choices: torch.Tensor,
     grid_for: Callable[[int, torch.Tensor], Grid],
     *,
     factor: torch.Tensor | None,
-    scale_format: ScaleFormat,
-    palettes: torch.Tensor | None = None,
 ) -> RoundedGroup:
     """Round one group of columns, rows of one format together: rows are independent.
 
     grid_for : from a candidate and its rows to their grid; for the others see `Engine.round`
     """
+    block, palettes = columns.matrix, columns.palettes
     result = RoundedGroup(
         codes=torch.empty(block.shape, dtype=torch.uint8),
-        scales=torch.empty(block.shape[1], dtype=torch.int16 if scale_format.is_log else torch.float16),
+        scales=stored_zeros(block.shape[1], columns.scale_format),
         zero_points=torch.empty(block.shape[1]),
         errors=torch.empty(block.shape if factor is not None else 0),
     )
@@ -188,11 +172,10 @@ def _entries(candidate: Format, palettes: torch.Tensor | None, n_rows: int) -> t
     return entries_of(candidate, palettes, n_rows) if isinstance(candidate, Table | Palette) else None
 
 
-def _absent(block: torch.Tensor, column_weights: torch.Tensor, scale_format: ScaleFormat) -> Grid:
-    """One level: everything becomes zero."""
-    zeros = torch.zeros(block.shape[1])
-    stored = zeros.to(torch.int16 if scale_format.is_log else torch.float16)
-    return Grid(zeros + 1, stored, zeros, weighted_sum_(block.clone(), column_weights))
+def absent(n_rows: int, scale_format: ScaleFormat, error: torch.Tensor) -> Grid:
+    """One level: everything becomes zero, and leaves an error [n_rows]."""
+    zeros = torch.zeros(n_rows)
+    return Grid(zeros + 1, stored_zeros(n_rows, scale_format), zeros, error)
 
 
 def _round(

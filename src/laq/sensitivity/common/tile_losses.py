@@ -24,7 +24,7 @@ from laq.core.permutation import IndexArray
 from laq.core.scale_units import ScalePer
 from laq.core.scheme import ScaleFormat
 from laq.quantizers import Feedback, Quantizer
-from laq.quantizers.common.engine import EVERY_FORMAT, FixedScales
+from laq.quantizers.common.engine import EVERY_FORMAT, Columns, FixedScales
 from laq.quantizers.common.palettes import with_palettes
 from laq.quantizers.common.sorting import SortedWeight
 from laq.quantizers.common.trial import tried_losses
@@ -135,16 +135,16 @@ def rounding_losses(tiled: Tiled, weight: SortedWeight, column_weights: torch.Te
         What a squared error in each column costs; the search of scales uses the same.
     """
     grid = weight.grid
-    errors = tiled.quantizer.engine.errors(
+    columns = Columns(
         weight.matrix,
         column_weights,
-        group_size=grid.group_size,
-        floor=scale_floor(weight.matrix),
-        scale_format=tiled.scale_format,
-        allowed=tiled.allowed,
+        scale_floor(weight.matrix),
+        tiled.scale_format,
         palettes=tiled.feedback.palettes,
         fixed=tiled.fixed(weight, column_weights),
     )
+    engine = tiled.quantizer.engine
+    errors = engine.errors(columns, group_size=grid.group_size, allowed=tiled.allowed)
     losses = torch.full((len(errors), grid.n_groups, grid.n_row_blocks), torch.inf)
     asked = torch.tensor(tiled.allowed)
     of_rows = (errors[asked] * (0.5 * weight.rows)).view(-1, grid.n_groups, grid.n_row_blocks, TILE_ROWS)
