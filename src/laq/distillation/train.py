@@ -18,14 +18,12 @@ from laq.calibration.collect import hash_batches
 from laq.core.effort import MAX_STEPS
 from laq.core.errors import NetworkError, RequestError, RunError
 from laq.core.packing import StoredTensor
-from laq.core.product import ProductTensor
 from laq.core.progress import track
 from laq.core.storage import HEADER_NAME
 from laq.distillation.state import State
 from laq.networks.module import Batch, Network, evaluation_mode, run_logits
 from laq.networks.swapped import Swapped, with_parameters
-from laq.runtime.arena import Arena
-from laq.runtime.packed import PackedWeight
+from laq.runtime.replace import dense_values
 
 BETAS = (0.9, 0.99)
 WARMUP_STEPS = 10
@@ -133,7 +131,7 @@ def distill(
         If the loss is not finite.
     """
     student = _Student(made, packed)
-    key = _key(original, made, packed, batches, settings)
+    key = "" if checkpoint is None else _key(original, made, packed, batches, settings)
     state = _state_at(checkpoint, key)
     optimizer = torch.optim.Adam(student.moved.values(), betas=BETAS)
     if state is not None:
@@ -172,7 +170,7 @@ class _Student:
         self.weights = {
             # embeddings start the stream that norms read: it stays in its own type
             name: values.to(self.precision if kinds[name] == "linear" else network.weight(name).dtype)
-            for name, values in ((name, _values(stored)) for name, stored in packed.items())
+            for name, values in ((name, dense_values(stored)) for name, stored in packed.items())
         }
         self.start = {name: network.module.get_parameter(name).detach().float() for name in self.names}
         self.sizes = {
@@ -231,12 +229,6 @@ class _Student:
         if self.precision is torch.float32:
             return nullcontext()
         return torch.autocast("cpu", self.precision)
-
-
-def _values(stored: StoredTensor) -> torch.Tensor:
-    if isinstance(stored, ProductTensor):
-        return torch.from_numpy(stored.dequantize())
-    return PackedWeight(stored, memory=Arena()).dequantize()
 
 
 def _has_bfloat16() -> bool:

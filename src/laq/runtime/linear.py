@@ -15,6 +15,9 @@ from laq.runtime.calls import can_run, is_recorded
 from laq.runtime.packed import DECODE_ELEMENTS, PackedWeight, index_of
 from laq.runtime.siblings import Siblings, linear
 
+EVALUATED_BITS = 16
+"""Bits of activations during evaluation: what is measured is the loss of the weights alone."""
+
 
 class PackedLinear(nn.Module):
     """y = x W' + b by the native kernels; without them W is decoded a few row blocks at a time.

@@ -81,10 +81,17 @@ def replace_weights_(
         module.save_pretrained = _refuse_save  # type: ignore[assignment]  # the same
 
 
+def dense_values(stored: StoredTensor) -> torch.Tensor:
+    """Return the matrix that is stored; float32 [n_rows, n_columns]."""
+    if isinstance(stored, ProductTensor):
+        return torch.from_numpy(stored.dequantize())
+    return PackedWeight(stored, memory=Arena()).dequantize()
+
+
 def _put_dense(module: nn.Module, paths: tuple[str, ...], stored: ProductTensor) -> None:
     """Give the modules that hold a weight its values, in the type that they compute in."""
     dtype = module.get_parameter(f"{paths[0]}.weight").dtype
-    dense = nn.Parameter(torch.from_numpy(stored.dequantize()).to(dtype), requires_grad=False)
+    dense = nn.Parameter(dense_values(stored).to(dtype), requires_grad=False)
     for path in paths:
         module.get_submodule(path).weight = dense
 

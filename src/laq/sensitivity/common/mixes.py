@@ -20,7 +20,7 @@ from laq.core.target import Unit
 from laq.evaluation.divergence import compare
 from laq.networks.module import Batch, Network
 from laq.quantizers.common.apply import apply_plans
-from laq.runtime.linear import rounding_activations
+from laq.runtime.linear import EVALUATED_BITS, rounding_activations
 from laq.runtime.replace import packed_copy
 from laq.sensitivity.common.gain_fit import FloatArray, IndexArray, fit_gains, rank_correlation
 
@@ -235,7 +235,7 @@ def _measure(
             packed_copy(network, {n: variants.packed[mix.variants[its]][n] for n, its in classes.items()})
             for mix in part
         ]
-        with rounding_activations(modules, 16):
+        with rounding_activations(modules, EVALUATED_BITS):
             divergences = compare(network.module, modules, batches, label="running mixes")
         found += [each.kl_nats for each in divergences]
         n_tokens = divergences[0].n_tokens

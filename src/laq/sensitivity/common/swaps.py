@@ -10,13 +10,11 @@ import torch
 
 from laq.core.curve import WeightCurves
 from laq.core.errors import DataError
-from laq.core.packing import PackedTensor
 from laq.core.plan import Plan, WeightPlan
 from laq.core.target import Unit
 from laq.networks.module import Batch
 from laq.quantizers.common.apply import apply_plans
-from laq.runtime.arena import Arena
-from laq.runtime.packed import PackedWeight
+from laq.runtime.replace import dense_values
 from laq.sensitivity import Measured, Subject
 
 LEAST_COLUMNS = 2
@@ -70,17 +68,11 @@ def quantized_alone(
     plans = [_plan(subject, measured, choice) for choice in choices]
     return [
         {
-            name: _values(stored, subject.network.weight(name))
+            name: dense_values(stored).to(subject.network.weight(name).dtype)
             for name, stored in tensors.items()
-            if isinstance(stored, PackedTensor)  # these plans have no product codes
         }
         for tensors in apply_plans(subject.network, plans, subject.stats)
     ]
-
-
-def _values(stored: PackedTensor, original: torch.Tensor) -> torch.Tensor:
-    """What is stored, in the type that the network runs in."""
-    return PackedWeight(stored, memory=Arena()).dequantize().to(original.dtype)
 
 
 def _plan(subject: Subject, measured: Measured, choice: int) -> Plan:
