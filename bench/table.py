@@ -21,6 +21,7 @@ COMMANDS = {
     "effort": "bench/effort.py --text TEXT --bpw 2.4 3.2",
     "methods": "bench/methods.py --text TEXT",
     "fp8": "bench/fp8.py",
+    "squared_errors": "bench/squared_errors.py",
     "sequential": "bench/sequential.py --text TEXT",
     "whole_model": "bench/whole_model.py --text TEXT",
     "other_networks": "bench/other_networks.py --text TEXT",
